@@ -1,0 +1,1 @@
+"""Where a thread's commands run."""

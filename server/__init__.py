@@ -1,0 +1,1 @@
+"""What the platform's own API lacks: custom routes, the guard, the command line."""

@@ -1,0 +1,1 @@
+"""Ground floor: Postgres, and what Warren keeps in it."""

@@ -1,0 +1,26 @@
+"""What can go wrong on the ground floor. A class's docstring is its default message."""
+
+import inspect
+
+
+class StorageError(Exception):
+    """Warren's storage failed."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or inspect.getdoc(type(self)))
+
+
+class DatabaseUnreachableError(StorageError):
+    """Postgres is not reachable."""
+
+
+class EmbeddedPostgresError(StorageError):
+    """The embedded Postgres could not be started."""
+
+
+class InvalidSessionIdError(StorageError):
+    """Not a session id: expected USERNAME-UUID with the UUID in its canonical 8-4-4-4-12 form."""
+
+
+class InvalidThreadIdError(StorageError):
+    """Not a thread id: expected a UUID in its canonical 8-4-4-4-12 form."""
