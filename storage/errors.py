@@ -24,3 +24,7 @@ class InvalidSessionIdError(StorageError):
 
 class InvalidThreadIdError(StorageError):
     """Not a thread id: expected a UUID in its canonical 8-4-4-4-12 form."""
+
+
+class OrphanedThreadError(StorageError):
+    """The thread has checkpoints but no owner."""
