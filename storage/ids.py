@@ -54,7 +54,11 @@ def parse_session_id(text: str) -> SessionId:
     Raises:
         InvalidSessionIdError: when the name or the UUID is not in its one canonical form.
     """
-    owner, hyphen, uuid_text = text[: -UUID_LENGTH - 1], text[-UUID_LENGTH - 1 : -UUID_LENGTH], text[-UUID_LENGTH:]
+    owner, hyphen, uuid_text = (
+        text[: -UUID_LENGTH - 1],
+        text[-UUID_LENGTH - 1 : -UUID_LENGTH],
+        text[-UUID_LENGTH:],
+    )
     if hyphen != "-" or not is_username(owner):
         raise InvalidSessionIdError
     try:

@@ -1,0 +1,115 @@
+"""Connections to Postgres: one pool per event loop, on DATABASE_URL or on the embedded server."""
+
+import asyncio
+import threading
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import AsyncConnectionPool
+
+from storage.embedded import EmbeddedPostgres
+from storage.errors import DatabaseUnreachableError
+from storage.schema import migrate
+from storage.settings import get_settings
+
+Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
+
+_CONNECT_TIMEOUT_SECONDS = 5
+# What LangGraph's savers and stores expect of a connection.
+_CONNECTION_OPTIONS: dict[str, Any] = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
+
+_pools: WeakKeyDictionary[asyncio.AbstractEventLoop, Pool] = WeakKeyDictionary()
+_opening: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+_embedded: EmbeddedPostgres | None = None
+_embedded_lock = threading.Lock()
+
+
+async def get_pool() -> Pool:
+    """Return this event loop's pool, opened and with the schema up to date.
+
+    Raises:
+        DatabaseUnreachableError: if the server of DATABASE_URL does not answer or refuses us.
+        EmbeddedPostgresError: if the embedded server cannot be started.
+    """
+    loop = asyncio.get_running_loop()
+    if pool := _pools.get(loop):
+        return pool
+    async with _opening.setdefault(loop, asyncio.Lock()):
+        if loop not in _pools:
+            _pools[loop] = await _open_pool()
+        return _pools[loop]
+
+
+async def close_pool() -> None:
+    """Close this event loop's pool, if it has one."""
+    if pool := _pools.pop(asyncio.get_running_loop(), None):
+        await pool.close()
+
+
+def connection_string() -> str:
+    """Return how to reach Postgres, starting or adopting the embedded server first if that is the one.
+
+    Blocks while the embedded server starts; call it from a thread.
+
+    Raises:
+        EmbeddedPostgresError: if the embedded server cannot be started.
+    """
+    settings = get_settings()
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    global _embedded  # noqa: PLW0603 - one embedded server per process, shared by its event loops
+    with _embedded_lock:
+        if _embedded is None:
+            _embedded = EmbeddedPostgres(settings.data_dir)
+        return _embedded.acquire()
+
+
+def release_embedded() -> None:
+    """Stop using the embedded server; the last process to do so stops it. Blocks while it stops."""
+    global _embedded  # noqa: PLW0603 - see connection_string
+    with _embedded_lock:
+        if _embedded is not None:
+            _embedded.release()
+            _embedded = None
+
+
+async def _open_pool() -> Pool:
+    conninfo = await asyncio.to_thread(connection_string)
+    try:
+        conn = await AsyncConnection.connect(
+            conninfo, connect_timeout=_CONNECT_TIMEOUT_SECONDS, **_CONNECTION_OPTIONS
+        )
+    except psycopg.Error as error:
+        raise _unreachable(conninfo, error) from None  # the cause could quote the password
+    async with conn:
+        await migrate(conn)
+    pool: Pool = AsyncConnectionPool(
+        conninfo,
+        min_size=2,
+        max_size=get_settings().database_pool_size,
+        kwargs=_CONNECTION_OPTIONS,
+        # A connection that died with a Postgres restart is replaced before anyone is handed it.
+        check=AsyncConnectionPool.check_connection,
+        open=False,
+    )
+    await pool.open()
+    return pool
+
+
+def _unreachable(conninfo: str, error: psycopg.Error) -> DatabaseUnreachableError:
+    try:
+        parts = conninfo_to_dict(conninfo)
+    except psycopg.Error:
+        return DatabaseUnreachableError("DATABASE_URL is not a Postgres connection string (postgresql://…).")
+    place = f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
+    reason = str(error)
+    if password := parts.get("password"):
+        reason = reason.replace(str(password), "***")
+    return DatabaseUnreachableError(
+        f"Postgres at {place} is not usable as {parts.get('user', 'the current user')}: {reason.strip()}\n"
+        "Check DATABASE_URL, or unset it to use the embedded server."
+    )
