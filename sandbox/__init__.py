@@ -1,1 +1,1 @@
-"""Where a thread's commands run."""
+"""Where a thread's commands run: one hardened Docker container per thread."""

@@ -1,0 +1,39 @@
+"""What can go wrong with a sandbox. A class's docstring is its default message."""
+
+import inspect
+
+
+class SandboxError(Exception):
+    """The sandbox failed."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or inspect.getdoc(type(self)))
+
+
+class DockerUnreachableError(SandboxError):
+    """Docker is not reachable.
+
+    Unreachable is not gone: containers and workspaces may well exist, so nothing is deleted,
+    recreated or forgotten on account of this error.
+    """
+
+    def __init__(self, address: str, detail: str = "") -> None:
+        self.address = address
+        self.detail = detail
+        super().__init__(f"Docker is not reachable at {address}" + (f": {detail}" if detail else "."))
+
+
+class ImageError(SandboxError):
+    """The sandbox image could not be built."""
+
+
+class NoIdentityError(SandboxError):
+    """There is no sandbox for this run: it has no authenticated user, or no thread."""
+
+
+class ThreadGoneError(SandboxError):
+    """There is no sandbox for this thread: it was deleted, never existed, or is another user's."""
+
+
+class SandboxLostError(SandboxError):
+    """The sandbox stopped while it was in use. Files in /workspace are kept; try again."""

@@ -1,0 +1,1 @@
+"""Programs that run inside a sandbox, on its own Python: one file each, standard library only."""

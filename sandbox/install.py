@@ -1,0 +1,104 @@
+"""Getting a Docker engine to answer: installed and started where that is possible, explained where not."""
+
+import asyncio
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+from sandbox.engine import EngineInfo, docker_address, engine_info
+from sandbox.errors import DockerUnreachableError
+from sandbox.host import Progress, apt_install, can_install, run
+from storage.settings import get_settings as get_storage_settings
+
+_START_SECONDS = 60
+_POLL_SECONDS = 0.2
+_LOG_TAIL_BYTES = 2000
+
+
+async def ensure_engine(progress: Progress) -> EngineInfo:
+    """Return what the engine says of itself, after installing and starting one if need be.
+
+    As root on Debian and Ubuntu `docker.io` is installed with apt and the engine is started; it keeps running
+    when this process ends. An engine that DOCKER_HOST names is somebody's own and is never touched.
+
+    Raises:
+        DockerUnreachableError: no engine answers and none can be started here; the message has the fix.
+        SandboxError: apt failed.
+    """
+    try:
+        return await engine_info()
+    except DockerUnreachableError as unreachable:
+        if os.environ.get("DOCKER_HOST"):
+            raise DockerUnreachableError(
+                unreachable.address, f"{unreachable.detail} Check DOCKER_HOST, and the engine it names."
+            ) from unreachable
+        if not can_install():
+            raise DockerUnreachableError(
+                unreachable.address, f"{unreachable.detail} {_fix()}"
+            ) from unreachable
+        progress(f"Docker is not reachable at {unreachable.address}")
+    if shutil.which("dockerd") is None:
+        await apt_install(["docker.io"], progress)
+    if await asyncio.to_thread(Path("/run/systemd/system").is_dir):
+        progress("Starting Docker with systemd")
+        await run(["systemctl", "start", "docker"])
+        return await _answer(progress, None, None)
+    log = get_storage_settings().data_dir / "dockerd.log"
+    progress(f"Starting dockerd; its log is {log}")
+    return await _answer(progress, await asyncio.to_thread(start_daemon, ["dockerd"], log), log)
+
+
+def start_daemon(command: list[str], log: Path) -> "subprocess.Popen[bytes]":
+    """Start a program that outlives this process and holds nothing of it: no terminal, pipe or descriptor."""
+    log.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
+    with log.open("ab") as output:
+        return subprocess.Popen(  # noqa: S603 - a fixed program name
+            command,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
+async def _answer(
+    progress: Progress, daemon: "subprocess.Popen[bytes] | None", log: Path | None
+) -> EngineInfo:
+    deadline = asyncio.get_running_loop().time() + _START_SECONDS
+    while True:
+        try:
+            info = await engine_info()
+        except DockerUnreachableError:
+            ended = daemon is not None and daemon.poll() is not None
+            if ended or asyncio.get_running_loop().time() > deadline:
+                said = await asyncio.to_thread(_tail, log) if log else "See `journalctl -u docker`."
+                problem = (
+                    "The engine ended at once." if ended else f"It did not start within {_START_SECONDS} s."
+                )
+                raise DockerUnreachableError(docker_address(), f"{problem} {said}") from None
+        else:
+            progress(f"Docker {info.version} answers at {info.address}")
+            return info
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+def _tail(log: Path) -> str:
+    with log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
+        return f"The end of {log}:\n" + file.read().decode(errors="replace")
+
+
+def _fix() -> str:
+    if platform.system() == "Darwin":
+        return "Install Docker Desktop (https://docs.docker.com/desktop/) and start it."
+    if shutil.which("docker") is None:
+        return (
+            "Install Docker; on Debian and Ubuntu with `sudo apt install docker.io`, or run Warren as root."
+        )
+    return (
+        "Start it with `sudo systemctl start docker`. If it runs, this user may not use it: join its group "
+        "(`sudo usermod -aG docker $USER`, then log in again), or use rootless Docker and set DOCKER_HOST."
+    )

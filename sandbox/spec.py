@@ -1,0 +1,122 @@
+"""What a sandbox container is, to the last flag."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sandbox.settings import SandboxSettings
+from storage.ids import SessionId
+
+WORKSPACE = "/workspace"
+"""Where a thread's directory is in its sandbox: the only place that is kept."""
+
+INSTANCE_LABEL = "warren.instance"
+OWNER_LABEL = "warren.owner"
+THREAD_LABEL = "warren.thread"
+SPEC_LABEL = "warren.spec"
+
+_MIB = 1 << 20
+_NANO = 1_000_000_000
+
+# Code in the container cannot end the first process: as the init of its namespace it gets no signal that it
+# does not handle, SIGKILL included. Ignoring SIGCHLD makes the kernel reap what is orphaned.
+_INIT = """\
+import signal
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+while True:
+    signal.pause()
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSpec:
+    """A container's name, the body of the request that creates it, and whom everything in it runs as."""
+
+    name: str
+    config: dict[str, Any]
+    uid: int
+    gid: int
+
+    @property
+    def labels(self) -> dict[str, str]:
+        labels: dict[str, str] = self.config["Labels"]
+        return labels
+
+
+def container_name(instance: str, session: SessionId) -> str:
+    """Name a thread's container. Another installation on the same engine gives it another name."""
+    return f"warren-{instance}-{session.thread_id}"
+
+
+def container_spec(  # noqa: PLR0913 - each is a part of the container
+    settings: SandboxSettings,
+    image: str,
+    instance: str,
+    session: SessionId,
+    source: Path,
+    *,
+    uid: int,
+    gid: int,
+) -> ContainerSpec:
+    """Describe the container of a thread.
+
+    Args:
+        settings: Its limits.
+        image: What it is made of.
+        instance: The installation that it belongs to.
+        session: Whose it is, and for which thread.
+        source: The thread's directory on the Docker host.
+        uid: The user that everything in it runs as.
+        gid: The group that everything in it runs as.
+    """
+    config: dict[str, Any] = {
+        "Image": image,
+        "Entrypoint": ["python3", "-I", "-S", "-c", _INIT],
+        "Cmd": [],
+        "User": f"{uid}:{gid}",
+        "WorkingDir": WORKSPACE,
+        "Env": [f"HOME={WORKSPACE}", "USER=agent", "LOGNAME=agent"],
+        "Hostname": "sandbox",
+        "NetworkDisabled": True,
+        "Healthcheck": {"Test": ["NONE"]},
+        "StopSignal": "SIGKILL",
+        "HostConfig": _host_config(settings, source),
+    }
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+    config["Labels"] = {
+        INSTANCE_LABEL: instance,
+        OWNER_LABEL: session.owner,
+        THREAD_LABEL: str(session.thread_id),
+        SPEC_LABEL: digest,
+    }
+    return ContainerSpec(container_name(instance, session), config, uid, gid)
+
+
+def _host_config(settings: SandboxSettings, source: Path) -> dict[str, Any]:
+    memory = settings.sandbox_memory_mb * _MIB
+    return {
+        "ReadonlyRootfs": True,
+        "Mounts": [
+            {
+                "Type": "bind",
+                "Source": str(source),
+                "Target": WORKSPACE,
+                "BindOptions": {"Propagation": "rprivate"},
+            }
+        ],
+        # Without "exec" Docker mounts it noexec, and builds that run what they made in /tmp fail.
+        "Tmpfs": {"/tmp": f"rw,exec,nosuid,nodev,size={settings.sandbox_tmp_mb}m,mode=1777"},  # noqa: S108
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges:true"],  # the default seccomp profile comes on top by itself
+        "NetworkMode": settings.sandbox_network,
+        "IpcMode": "private",
+        "PidsLimit": settings.sandbox_pids,
+        "Memory": memory,
+        "MemorySwap": memory,  # both together: no swap beyond
+        "NanoCpus": int(settings.sandbox_cpus * _NANO),
+        "LogConfig": {"Type": "none"},
+        "RestartPolicy": {"Name": "no"},
+    }
