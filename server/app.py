@@ -1,0 +1,43 @@
+"""The custom app that langgraph.json names: Warren's routes, its guard, and what runs beside the platform."""
+
+from fastapi import FastAPI
+
+from server import __version__, accounts, chat, sessions
+from server.guard import Guard
+from server.lifespan import lifespan
+
+app = FastAPI(
+    title="Warren",
+    version=__version__,
+    description="Your own AI coding agents, each thread in a sandbox of its own.",
+    lifespan=lifespan,
+    # The platform serves the document of both, at /docs and /openapi.json.
+    docs_url=None,
+    redoc_url=None,
+    openapi_url=None,
+)
+app.add_middleware(Guard)
+app.include_router(accounts.router)
+app.include_router(sessions.router)
+app.include_router(chat.router)
+
+
+@app.get("/", tags=["meta"])
+async def root() -> dict[str, object]:
+    """Say what this is."""
+    return {
+        "name": "Warren",
+        "version": __version__,
+        "what": "A self-hosted server that gives every user their own AI coding agents.",
+        "endpoints": {
+            "register": "POST /api/auth/register",
+            "login": "POST /api/auth/login",
+            "sessions": "GET, POST /api/sessions; GET, DELETE /api/sessions/{id}",
+            "cancel": "POST /api/sessions/{id}/cancel",
+            "chat": "POST /api/chat/{id}",
+            "resume": "POST /api/resume/{id}",
+            "platform": "/assistants, /threads and /threads/{id}/runs, for langgraph-sdk",
+            "documentation": "GET /docs",
+            "health": "GET /ok",
+        },
+    }

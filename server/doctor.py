@@ -1,0 +1,138 @@
+"""`./warren doctor`: one line for each requirement, and the fix for what fails.
+
+It makes the data directory if there is none, and nothing else.
+"""
+
+import asyncio
+import shutil
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from server.serve import SetupError, prepare_environment, require_free_port, say
+
+_MIN_PYTHON = (3, 11)
+_MIN_FREE_GIB = 5
+"""The sandbox image takes about one, building it twice that; the rest is for workspaces and the database."""
+_GIB = 1024**3
+
+
+class ProblemError(Exception):
+    """A requirement is not met; the message says what to do."""
+
+
+Check = Callable[[], Awaitable[str]]
+
+
+def doctor(host: str, port: int, data_dir: Path | None) -> int:
+    """Check every requirement. Returns 0 if all are met, else 1."""
+    try:
+        prepare_environment(data_dir)
+    except (SetupError, OSError) as error:
+        say(f"FAIL  settings: {error}")
+        return 1
+
+    async def port_is_free() -> str:
+        require_free_port(host, port)
+        return f"{host}:{port} is free"
+
+    checks: dict[str, Check] = {
+        "python": _python,
+        "disk": _disk,
+        "secret": _secret,
+        "docker": _docker,
+        "image": _image,
+        "postgres": _postgres,
+        "model": _model,
+        "port": port_is_free,
+    }
+    return asyncio.run(_run(checks))
+
+
+async def _run(checks: dict[str, Check]) -> int:
+    failed = 0
+    for name, check in checks.items():
+        try:
+            found = await check()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other checks go on
+            failed += 1
+            say(f"FAIL  {name}: {error}")
+        else:
+            say(f"ok    {name}: {found}")
+    return 1 if failed else 0
+
+
+async def _python() -> str:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info < _MIN_PYTHON:
+        raise ProblemError(f"Python {version} is too old; install 3.11 or newer and run ./warren again.")
+    return version
+
+
+async def _disk() -> str:
+    from storage.settings import get_settings  # noqa: PLC0415 - it reads the environment just prepared
+
+    directory = get_settings().data_dir
+    free = shutil.disk_usage(directory).free / _GIB
+    if free < _MIN_FREE_GIB:
+        raise ProblemError(
+            f"{free:.1f} GiB free at {directory}; free {_MIN_FREE_GIB} GiB or choose another --data-dir."
+        )
+    return f"{free:.0f} GiB free at {directory}"
+
+
+async def _secret() -> str:
+    from auth.secret import describe_key  # noqa: PLC0415
+
+    return describe_key()
+
+
+async def _docker() -> str:
+    from sandbox.engine import engine_info  # noqa: PLC0415
+
+    try:
+        info = await engine_info()
+    except Exception as error:
+        raise ProblemError(f"{error} ./warren serve installs and starts it on Debian as root.") from error
+    return f"{info.version} at {info.address}"
+
+
+async def _image() -> str:
+    from sandbox.engine import connected  # noqa: PLC0415
+    from sandbox.image import find_image  # noqa: PLC0415
+
+    async with connected() as engine:
+        image = await find_image(engine)
+    if image is None:
+        raise ProblemError("the sandbox image is not built; ./warren serve builds it.")
+    return image
+
+
+async def _postgres() -> str:
+    from storage.database import close_pool, get_pool, release_embedded  # noqa: PLC0415
+    from storage.settings import get_settings  # noqa: PLC0415
+
+    settings = get_settings()
+    embedded = settings.database_url is None
+    if embedded and not (settings.data_dir / "postgres" / "cluster").exists():
+        return f"embedded, made at the first start below {settings.data_dir}"
+    try:
+        pool = await get_pool()
+        async with pool.connection() as conn:
+            row = await (await conn.execute("SHOW server_version")).fetchone()
+        await close_pool()
+    finally:
+        await asyncio.to_thread(release_embedded)
+    version = row["server_version"] if row else "unknown"
+    return f"{version}, {'embedded' if embedded else 'at DATABASE_URL'}"
+
+
+async def _model() -> str:
+    from agent.model import build_model, probe_model  # noqa: PLC0415
+    from agent.settings import get_settings  # noqa: PLC0415
+
+    if warning := await probe_model(build_model()):
+        raise ProblemError(warning)
+    return (
+        get_settings().model or "the rehearsal model (a script); set MODEL and its key in .env for a real one"
+    )

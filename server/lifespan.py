@@ -1,0 +1,74 @@
+"""What runs beside the platform: opened before the first request, closed after the last."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+from uuid import UUID
+
+import structlog
+from fastapi import FastAPI
+
+from agent.model import build_model, probe_model
+from auth.secret import signing_key
+from sandbox.containers import get_containers
+from sandbox.errors import SandboxError
+from server import queue
+from server.restore import ThreadRows
+from server.settings import get_settings
+from storage import threads
+from storage.database import get_pool, release_embedded
+from storage.ids import SessionId
+from storage.saver import purge_deleted
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Check what a server cannot do without, restore what a restart has lost, and clean up behind a crash.
+
+    Whatever raises here stops the server: it never starts half open.
+    """
+    await asyncio.to_thread(signing_key)
+    await get_pool()
+    if warning := await probe_model(await asyncio.to_thread(build_model)):
+        await _log.awarning(warning)
+    if get_settings().queue_wake:
+        queue.install()
+    threads.on_deletion(_remove_sandbox)
+    rows = app.state.thread_rows = ThreadRows()
+    await rows.rebuild()
+    background = [
+        _in_background(rows.complete_latest()),
+        _in_background(purge_deleted()),
+        _in_background(get_containers().reconcile()),
+    ]
+    try:
+        yield
+    finally:
+        for task in background:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        await get_containers().close()
+        await asyncio.to_thread(release_embedded)
+
+
+async def _remove_sandbox(thread_id: UUID, owner: str) -> None:
+    try:
+        await get_containers().remove(SessionId(owner, thread_id))
+    except SandboxError as error:
+        # The thread is a tombstone already: its container cannot be used, and the next start removes it.
+        await _log.awarning("A deleted thread's container was not removed", error=str(error))
+
+
+def _in_background(work: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
+    async def logged() -> None:
+        try:
+            await work
+        except Exception:  # noqa: BLE001 - see below
+            # Clean-up that fails (Docker may be down) is done again at the next start.
+            await _log.aexception("Clean-up after the start failed")
+
+    return asyncio.create_task(logged())

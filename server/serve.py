@@ -1,0 +1,204 @@
+"""`./warren serve`: set up what is missing, then run the platform's dev server in this process."""
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+_GRACE_SECONDS = 5
+"""How long open streams may go on after Ctrl-C or SIGTERM."""
+
+
+class SetupError(Exception):
+    """Something Warren needs is missing; the message says what to do."""
+
+
+def say(line: str) -> None:
+    """Print one line of progress."""
+    print(line, flush=True)  # noqa: T201 - the command line's output
+
+
+def serve(host: str, port: int, data_dir: Path | None, jobs: int) -> int:
+    """Set up and serve until Ctrl-C or SIGTERM. Returns the exit code."""
+    signal.signal(signal.SIGTERM, _exit_on_signal)
+    try:
+        require_free_port(host, port)
+        prepare_environment(data_dir)
+        set_up()
+        _run_platform(host, port, jobs)
+    except KeyboardInterrupt:
+        pass
+    except Exception as error:
+        if not _is_expected(error):
+            raise
+        print(f"warren: {error}", file=sys.stderr)  # noqa: T201 - the command line's output
+        return 1
+    finally:
+        from storage.database import release_embedded  # noqa: PLC0415 - see set_up
+
+        release_embedded()
+    return 0
+
+
+def prepare_environment(data_dir: Path | None) -> None:
+    """Read `.env` into the environment, which wins over the file, check it, and make the data directory.
+
+    Raises:
+        SetupError: if a setting cannot be used, or the data directory lies inside the project.
+    """
+    from dotenv import load_dotenv  # noqa: PLC0415
+
+    load_dotenv(PROJECT / ".env")
+    if data_dir is not None:
+        os.environ["WARREN_DATA_DIR"] = str(data_dir.absolute())
+    _check_settings()
+    from storage.settings import get_settings  # noqa: PLC0415 - it reads the environment just prepared
+
+    directory = get_settings().data_dir
+    if directory == PROJECT or PROJECT in directory.parents:
+        raise SetupError(f"The data directory {directory} lies inside the project; choose one outside.")
+    # Postgres and the sandboxes run as other users than root and must pass through; the secrets within
+    # have modes of their own.
+    directory.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
+
+
+def _check_settings() -> None:
+    from pydantic import ValidationError  # noqa: PLC0415 - heavy: only once a command needs it
+
+    for package in ("storage", "auth", "sandbox", "agent", "server"):
+        try:
+            import_module(f"{package}.settings").get_settings()
+        except ValidationError as error:
+            problems = [f"{'.'.join(map(str, one['loc'])).upper()}: {one['msg']}" for one in error.errors()]
+            raise SetupError("\n".join(["Some settings cannot be used.", *problems])) from None
+
+
+def require_free_port(host: str, port: int) -> None:
+    """Check that nothing listens there, since the platform would quietly move to another port.
+
+    Raises:
+        SetupError: if the port is taken or the address is not ours.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise SetupError(
+                f"Cannot listen on {host}:{port}: {error.strerror}. Choose another with --port or --host."
+            ) from None
+
+
+def set_up() -> None:
+    """Make everything that a server needs: secret, Postgres and schema, Docker engine, sandbox image.
+
+    The parts do not depend on each other, so they are made at once; what is there already costs little.
+    """
+    from agent.model import build_model  # noqa: PLC0415 - heavy: only once a command needs it
+    from auth.secret import signing_key  # noqa: PLC0415
+    from storage.database import close_pool, connection_string, get_pool  # noqa: PLC0415
+
+    async def database() -> None:
+        await get_pool()
+        await close_pool()
+
+    with ThreadPoolExecutor(max_workers=2) as workers:
+        postgres = workers.submit(connection_string)
+        sandboxes = workers.submit(_set_up_sandboxes)
+        signing_key()
+        build_model()
+        postgres.result()
+        asyncio.run(database())
+        sandboxes.result()
+
+
+def _set_up_sandboxes() -> None:
+    from sandbox.image import ensure_image  # noqa: PLC0415 - heavy: only once a command needs it
+    from sandbox.install import ensure_engine  # noqa: PLC0415
+
+    async def engine_and_image() -> None:
+        await ensure_engine(say)
+        await ensure_image(say)
+
+    asyncio.run(engine_and_image())
+
+
+def _run_platform(host: str, port: int, jobs: int) -> None:
+    from langgraph_api.cli import run_server  # noqa: PLC0415 - heavy: after all that could fail early
+
+    config = _platform_config()
+    os.chdir(_fresh_platform_directory())
+    os.environ.setdefault("LANGGRAPH_NO_VERSION_CHECK", "true")
+    os.environ.setdefault("LOG_COLOR", str(sys.stdout.isatty()).lower())
+    # Its banner advertises Studio, which cannot log in here.
+    logging.getLogger("langgraph_api.cli").setLevel(logging.WARNING)
+    run_server(
+        host,
+        port,
+        reload=False,
+        graphs=config["graphs"],
+        auth=config["auth"],
+        http=config["http"],
+        checkpointer=config["checkpointer"],
+        store=config["store"],
+        n_jobs_per_worker=jobs,
+        open_browser=False,
+        disable_persistence=True,
+        # The peer's address is the socket's: uvicorn would believe any X-Forwarded-For from loopback.
+        proxy_headers=False,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+
+
+def _platform_config() -> dict[str, Any]:
+    """Read langgraph.json, its paths made absolute, since the platform runs in a directory of its own."""
+    config: dict[str, Any] = json.loads((PROJECT / "langgraph.json").read_text())
+
+    def absolute(path: str) -> str:
+        return str(PROJECT / path.removeprefix("./"))
+
+    config["graphs"] = {name: absolute(path) for name, path in config["graphs"].items()}
+    config["http"]["app"] = absolute(config["http"]["app"])
+    for part in ("auth", "checkpointer", "store"):
+        config[part]["path"] = absolute(config[part]["path"])
+    return config
+
+
+def _fresh_platform_directory() -> Path:
+    """Return an empty working directory for the platform.
+
+    It pickles its rows into `.langgraph_api` below the working directory when it stops, and reads them
+    when it starts. Postgres knows better, so what an earlier server left there is removed.
+    """
+    from storage.settings import get_settings  # noqa: PLC0415 - the environment must be prepared first
+
+    directory = get_settings().data_dir / "platform"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    return directory
+
+
+def _exit_on_signal(*_: object) -> None:
+    # uvicorn raises the signal again once it has shut down; by default that would end the process
+    # before Postgres is stopped.
+    raise KeyboardInterrupt
+
+
+def _is_expected(error: Exception) -> bool:
+    from agent.errors import AgentError  # noqa: PLC0415
+    from auth.errors import AuthError  # noqa: PLC0415
+    from sandbox.errors import SandboxError  # noqa: PLC0415
+    from storage.errors import StorageError  # noqa: PLC0415
+
+    return isinstance(error, AgentError | AuthError | SandboxError | SetupError | StorageError | OSError)

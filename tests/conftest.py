@@ -1,0 +1,67 @@
+"""Fixtures: one real server for the whole run, on a temporary data directory, always ended."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from itertools import count
+
+import httpx
+import pytest
+from langgraph_sdk import get_client
+from langgraph_sdk.client import LangGraphClient
+
+from server.child import ChildServer, remove_containers, temporary_data_dir
+from server.serve import prepare_environment, set_up
+
+PASSWORD = "correct horse battery staple"
+_names = count()
+
+
+@pytest.fixture(scope="session")
+async def server() -> AsyncIterator[ChildServer]:
+    with temporary_data_dir() as data_dir:
+        prepare_environment(data_dir)
+        await asyncio.to_thread(set_up)
+        try:
+            with ChildServer(data_dir) as child:
+                yield child
+        finally:
+            await remove_containers(data_dir)
+
+
+@pytest.fixture
+async def http(server: ChildServer) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+        yield client
+
+
+class User:
+    """A registered user: a name, a token, and the stock client with that token."""
+
+    def __init__(self, server: ChildServer, name: str, token: str) -> None:
+        self.name = name
+        self.token = token
+        self.headers = {"Authorization": f"Bearer {token}"}
+        self.client: LangGraphClient = get_client(url=server.url, headers=self.headers)
+
+    async def thread(self) -> str:
+        thread_id: str = (await self.client.threads.create(graph_id="agent"))["thread_id"]
+        return thread_id
+
+
+async def new_user(server: ChildServer, name: str | None = None) -> User:
+    name = name or f"user{next(_names)}"
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+        credentials = {"username": name, "password": PASSWORD}
+        (await http.post("/api/auth/register", json=credentials)).raise_for_status()
+        login = (await http.post("/api/auth/login", json=credentials)).raise_for_status()
+    return User(server, name, login.json()["access_token"])
+
+
+@pytest.fixture(scope="session")
+async def alice(server: ChildServer) -> User:
+    return await new_user(server, "alice")
+
+
+@pytest.fixture(scope="session")
+async def bob(server: ChildServer) -> User:
+    return await new_user(server, "bob")
