@@ -1,0 +1,1 @@
+"""Measurements of Warren: each module has a `main(json_file)` that prints a table. Run `./warren bench`."""
