@@ -1,0 +1,98 @@
+"""What Postgres keeps outlives the process, however it ends."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from server.child import ChildServer, remove_containers, temporary_data_dir
+from server.demo import decide, last_answer, say_to, status_of
+from tests.conftest import User, new_user
+
+
+@pytest.fixture
+async def own_server(server: ChildServer) -> AsyncIterator[ChildServer]:
+    """Give a server that a test may kill; the shared one has set up what both need."""
+    with temporary_data_dir() as data_dir:
+        try:
+            with ChildServer(data_dir) as child:
+                yield child
+        finally:
+            await remove_containers(data_dir)
+
+
+async def crash(server: ChildServer) -> None:
+    server.kill()
+    server.start()
+
+
+async def test_a_crash_loses_no_word_no_note_and_no_pending_approval(own_server: ChildServer) -> None:
+    alice = await new_user(own_server, "alice")
+    thread_id = (await alice.client.threads.create(metadata={"title": "kept"}))["thread_id"]
+    await alice.client.threads.update(thread_id, metadata={"note": "kept, too"})
+    await say_to(alice.client, thread_id, "recall something")
+    await say_to(alice.client, thread_id, "run echo still here")
+    before: Any = await alice.client.threads.get(thread_id)
+
+    await crash(own_server)
+
+    after: Any = await alice.client.threads.get(thread_id)
+    assert after["status"] == before["status"] == "interrupted"
+    assert after["metadata"]["title"] == "kept"
+    assert after["metadata"]["note"] == "kept, too"
+    assert after["values"]["messages"] == before["values"]["messages"]
+    assert after["interrupts"] == before["interrupts"] != {}
+    found = await alice.client.threads.search(status="interrupted")
+    assert [thread["thread_id"] for thread in found] == [thread_id]
+    await decide(alice.client, thread_id, {"type": "approve"})
+    assert "still here" in await last_answer(alice.client, thread_id)
+
+
+async def test_a_thread_without_a_run_survives(own_server: ChildServer) -> None:
+    alice = await new_user(own_server, "alice")
+    thread_id = await alice.thread()
+    await crash(own_server)
+    await say_to(alice.client, thread_id, "recall it")
+    assert await status_of(alice.client.threads.create(thread_id=thread_id)) == 409
+
+
+async def test_after_a_crash_a_thread_is_still_nobody_elses(own_server: ChildServer) -> None:
+    alice, bob = await new_user(own_server, "alice"), await new_user(own_server, "bob")
+    thread_id = await alice.thread()
+    await say_to(alice.client, thread_id, "recall a secret")
+    deleted = await alice.thread()
+    await alice.client.threads.delete(deleted)
+
+    await crash(own_server)
+
+    # The platform has forgotten the row: a claim on its id must still not get the checkpoints below it.
+    claim = bob.client.runs.create(thread_id, "agent", input={"messages": []}, if_not_exists="create")
+    assert await status_of(claim) == 403
+    assert await status_of(bob.client.threads.create(thread_id=thread_id, if_exists="do_nothing")) == 403
+    assert await status_of(bob.client.threads.get_state(thread_id)) == 403
+    assert await bob.client.threads.search() == []
+    assert await status_of(alice.client.threads.get(deleted)) == 404
+    assert deleted not in [thread["thread_id"] for thread in await alice.client.threads.search()]
+
+
+async def test_an_orderly_stop_keeps_the_same(own_server: ChildServer) -> None:
+    alice = await new_user(own_server, "alice")
+    thread_id = await alice.thread()
+    await say_to(alice.client, thread_id, "recall that")
+    assert own_server.stop() == 0
+    own_server.start()
+    state: Any = await alice.client.threads.get_state(thread_id)
+    assert state["values"]["messages"][0]["content"] == "recall that"
+
+
+async def test_two_servers_share_one_data_directory_and_one_truth(own_server: ChildServer) -> None:
+    alice = await new_user(own_server, "alice")
+    with ChildServer(own_server.data_dir) as second:
+        twin = User(second, "alice", alice.token)
+        assert await twin.client.threads.search() == []
+        thread_id = await alice.thread()
+        assert (
+            await status_of(twin.client.threads.create(thread_id=thread_id, if_exists="do_nothing")) is None
+        )
+    # The first still has its database after the second has gone.
+    assert (await alice.client.threads.get(thread_id))["thread_id"] == thread_id

@@ -1,0 +1,59 @@
+"""`.env.example` and the settings are one list, with one set of defaults."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic_settings import BaseSettings
+
+from agent.settings import AgentSettings
+from auth.settings import AuthSettings
+from sandbox.settings import SandboxSettings
+from server import __version__
+from server.settings import ServerSettings
+from storage.settings import StorageSettings
+
+PROJECT = Path(__file__).parent.parent.parent
+ALL = [AgentSettings, AuthSettings, SandboxSettings, ServerSettings, StorageSettings]
+
+
+def variables(settings: type[BaseSettings]) -> dict[str, str]:
+    aliases = {"data_dir": "WARREN_DATA_DIR"}
+    return {name: aliases.get(name, name.upper()) for name in settings.model_fields}
+
+
+def examples() -> dict[str, str]:
+    text = (PROJECT / ".env.example").read_text()
+    return dict(re.findall(r"^# ([A-Z_]+)=(.*)$", text, re.MULTILINE))
+
+
+def test_every_setting_is_in_the_example_and_nothing_else_is() -> None:
+    assert set(examples()) == {name for settings in ALL for name in variables(settings).values()}
+
+
+@pytest.mark.parametrize("settings", ALL)
+def test_the_examples_values_are_the_defaults(
+    settings: type[BaseSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = examples()
+    for name in variables(settings).values():
+        monkeypatch.delenv(name, raising=False)
+    without = settings()
+    for name, variable in variables(settings).items():
+        if variable == "WARREN_DATA_DIR" or not shown[variable]:
+            continue  # the user's own directory, or no default to show
+        monkeypatch.setenv(variable, shown[variable])
+        assert getattr(settings(), name) == getattr(without, name), variable
+
+
+@pytest.mark.parametrize("settings", ALL)
+def test_every_setting_says_in_the_source_what_it_is_for(settings: type[BaseSettings]) -> None:
+    source = (PROJECT / f"{settings.__module__.replace('.', '/')}.py").read_text()
+    for name in settings.model_fields:
+        assert re.search(rf'^    {name}:.*?^    """\w', source, re.MULTILINE | re.DOTALL), name
+
+
+def test_the_package_has_one_version() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+    assert project["project"]["version"] == __version__
