@@ -1,89 +1,115 @@
 """Shell commands in a sandbox, as a model asks for them."""
 
-from aiodocker.containers import DockerContainer
+import logging
+
 from deepagents.backends.protocol import ExecuteResponse
 
-from sandbox.execution import OUTPUT_LIMIT_BYTES, OutputLimitError, TimeLimitError, run
+from sandbox.channel import Channel
+from sandbox.errors import NotStartedError, SandboxError
 from sandbox.settings import MAX_COMMAND_TIMEOUT_SECONDS, get_settings
+from sandbox.toolbox.commands import CANCELLED, EXITED, LOST, TIMED_OUT, TOO_MUCH_OUTPUT, UNSTARTABLE
+
+logger = logging.getLogger(__name__)
 
 OUTPUT_BYTES = 512 << 10
 """How much of a command's output is kept."""
 
+OUTPUT_LIMIT_BYTES = 64 << 20
+"""A command that writes more than this is ended."""
+
 COMMAND_LIMIT_BYTES = 1 << 20
-"""The longest command. Linux takes some 2 MiB of arguments: a quarter of the usual stack of 8 MiB."""
+"""The longest command."""
 
 REFUSED = 126
 """Exit code of a command that was never run, as a shell has it for what cannot be executed."""
 
-TIMED_OUT = 124
+TIMED_OUT_CODE = 124
 """Exit code of a command that took too long, as `timeout` of the GNU coreutils has it."""
 
 KILLED = 137
-"""Exit code of a command that was killed for its output: 128 + SIGKILL, as a shell has it."""
+"""Exit code of a command that was killed: 128 + SIGKILL, as a shell has it."""
 
-# Linux takes 128 KiB per argument (MAX_ARG_STRLEN), so the command comes in pieces. They are put together,
-# and their traces removed, before it is read. It has one pipe for standard output and error, hence they come
-# in true order.
-_SHELL = (
-    "exec 2>&1; for warren_piece; do warren_command=$warren_command$warren_piece; done; set --; "
-    'eval "unset warren_piece warren_command; $warren_command"'
-)
-_PIECE_CHARACTERS = 30_000  # of at most four bytes each
+_GRACE_SECONDS = 15
+_SIGNALS = 64
+_LAST_CODE = 255
 
 
 async def run_command(
-    container: DockerContainer,
-    command: str,
-    seconds: int | None,
-    keep: int,
+    channel: Channel, command: str, seconds: int | None, keep: int = OUTPUT_BYTES
 ) -> ExecuteResponse:
     """Run a shell command in /workspace and return its output, standard error included, and its exit code.
 
     Bytes that are not UTF-8 come as U+FFFD. A command that takes too long or writes too much is ended with
-    everything that it started; its output until then is returned, and why it was ended.
+    everything that it started; its output until then is returned, and why it was ended. So is one that is
+    cancelled, before this returns.
 
     Args:
-        container: A running sandbox.
+        channel: To a sandbox.
         command: What `sh` is to run, up to COMMAND_LIMIT_BYTES.
         seconds: How long it may take. None: as the settings say. 0: as long as is possible at all.
         keep: Bytes of output that are returned; more of it sets `truncated`.
 
     Raises:
-        NotStartedError: the container cannot run anything; it is in need of a restart.
-        SandboxLostError: the container went away while the command ran.
-        DockerError: the engine could not be reached.
+        NotStartedError: the sandbox cannot run anything.
+        SandboxLostError: the sandbox went away while the command ran.
+        NoAnswerError: the sandbox fell silent.
+        SandboxError: what it answered makes no sense.
     """
-    if problem := _problem_of(command):
-        return ExecuteResponse(output=f"Error: {problem}", exit_code=REFUSED)
-    limit = _within_bounds(seconds)
-    pieces = [
-        command[start : start + _PIECE_CHARACTERS] for start in range(0, len(command), _PIECE_CHARACTERS)
-    ]
     try:
-        exit_code, output = await run(
-            container, ["sh", "-c", _SHELL, "sh", *pieces], seconds=limit, keep=keep
-        )
-    except TimeLimitError as error:
-        note = f"\n[Timed out after {limit} s; all that the command had started was ended]"
-        return ExecuteResponse(error.output.text() + note, TIMED_OUT, truncated=error.output.truncated)
-    except OutputLimitError as error:
-        note = (
-            f"\n[Ended because it wrote more than {OUTPUT_LIMIT_BYTES >> 20} MiB; redirect output to a file]"
-        )
-        return ExecuteResponse(error.output.text() + note, KILLED, truncated=True)
-    return ExecuteResponse(output.text(), exit_code, truncated=output.truncated)
-
-
-def _problem_of(command: str) -> str | None:
-    if "\0" in command:
-        return "the command contains a NUL character, which no program can be given."
-    try:
-        size = len(command.encode())
+        text = command.encode()
     except UnicodeEncodeError:
-        return "the command is not valid Unicode."
-    if size > COMMAND_LIMIT_BYTES:
-        return f"the command is longer than {COMMAND_LIMIT_BYTES >> 10} KiB; write it to a file and run that."
-    return None
+        return _refused("the command is not valid Unicode.")
+    if b"\0" in text:
+        return _refused("the command contains a NUL character, which no program can be given.")
+    if len(text) > COMMAND_LIMIT_BYTES:
+        return _refused(
+            f"the command is longer than {COMMAND_LIMIT_BYTES >> 10} KiB; write it to a file and run that."
+        )
+    limit = _within_bounds(seconds)
+    answer, output = await channel.call(
+        "exec",
+        {
+            "seconds": limit,
+            "keep": keep,
+            "flood": OUTPUT_LIMIT_BYTES,
+            "files": get_settings().sandbox_open_files,
+        },
+        text,
+        timeout=limit + _GRACE_SECONDS,
+        limit=keep,
+    )
+    return _response(answer, output.decode(errors="replace"), limit, truncated=_is_truncated(answer, output))
+
+
+def _response(answer: dict[str, object], output: str, limit: int, *, truncated: bool) -> ExecuteResponse:
+    if answer.get("survived") is True:
+        logger.warning("A command was ended, but not all that it had started could be killed")
+    match answer.get("ended"), answer.get("status"):
+        case str(ended), int(code) if ended == EXITED and -_SIGNALS <= code <= _LAST_CODE:
+            return ExecuteResponse(output, code if code >= 0 else 128 - code, truncated)
+        case str(ended), _ if ended == TIMED_OUT:
+            note = f"\n[Timed out after {limit} s; all that the command had started was ended]"
+            return ExecuteResponse(output + note, TIMED_OUT_CODE, truncated)
+        case str(ended), _ if ended == TOO_MUCH_OUTPUT:
+            note = (
+                f"\n[Ended because it wrote more than {OUTPUT_LIMIT_BYTES >> 20} MiB; "
+                "redirect output to a file]"
+            )
+            return ExecuteResponse(output + note, KILLED, truncated=True)
+        case str(ended), _ if ended in {LOST, CANCELLED}:
+            return ExecuteResponse(output + "\n[The command was killed]", KILLED, truncated)
+        case str(ended), _ if ended == UNSTARTABLE:
+            raise NotStartedError
+    raise SandboxError("The sandbox gave no proper answer.")
+
+
+def _is_truncated(answer: dict[str, object], output: bytes) -> bool:
+    written = answer.get("written")
+    return isinstance(written, int) and written > len(output)
+
+
+def _refused(problem: str) -> ExecuteResponse:
+    return ExecuteResponse(output=f"Error: {problem}", exit_code=REFUSED)
 
 
 def _within_bounds(seconds: int | None) -> int:

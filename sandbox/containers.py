@@ -4,8 +4,8 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
@@ -16,10 +16,14 @@ from weakref import WeakValueDictionary
 from aiodocker.containers import DockerContainer
 from aiodocker.exceptions import DockerError
 
+from sandbox.channel import Channel
+from sandbox.channels import Channels
 from sandbox.engine import CANNOT_CONNECT, Engine, open_engine, reaching
 from sandbox.errors import ImageError, SandboxError, ThreadGoneError
 from sandbox.image import find_image
 from sandbox.instance import instance_id
+from sandbox.program import toolbox_program
+from sandbox.relay import DockerStream, attach
 from sandbox.settings import SandboxSettings, get_settings
 from sandbox.spec import (
     INSTANCE_LABEL,
@@ -52,6 +56,7 @@ class _Loop:
     """What belongs to one event loop."""
 
     engine: Engine
+    channels: Channels = field(default_factory=Channels)
     locks: WeakValueDictionary[SessionId, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
     def lock(self, session: SessionId) -> asyncio.Lock:
@@ -101,34 +106,32 @@ class Containers:
         """
         here = await self._here()
         async with here.lock(session):
-            if not await self._is_live(session):
-                raise ThreadGoneError
             with _asking(here.engine):
-                container, is_new = await self._find_or_make(here.engine, session)
-                # If another process deleted the thread meanwhile, nobody else would remove this one.
-                if is_new and not await self._is_live(session):
-                    await _remove(here.engine, container.id)
-                    raise ThreadGoneError
-            return container
+                return await self._ensure(here, session)
 
-    @asynccontextmanager
-    async def running(self, session: SessionId, *, afresh: bool = False) -> AsyncIterator[DockerContainer]:
-        """Have the running container of a thread for the length of a block.
+    async def channel(self, session: SessionId, *, afresh: bool = False) -> Channel:
+        """Return an open channel to the container of a thread, which is made or started if need be.
 
         Args:
             session: Whose, and for which thread.
             afresh: End everything in the container first.
 
         Raises:
-            DockerUnreachableError: the engine does not answer, or stops answering within the block.
-            ThreadGoneError, SandboxError: as `ensure`.
+            NotStartedError: the container runs, but nothing answers in it.
+            ThreadGoneError, DockerUnreachableError, SandboxError: as `ensure`.
         """
         here = await self._here()
-        with _asking(here.engine):
-            if afresh:
-                async with here.lock(session):
+        if not afresh and (channel := await here.channels.find(session, lambda: self._is_live(session))):
+            return channel
+        async with here.lock(session):
+            with _asking(here.engine):
+                if afresh:
+                    await here.channels.close(session)
                     await _remove(here.engine, await self._name(session))
-            yield await self.ensure(session)
+                elif channel := await here.channels.find(session, lambda: self._is_live(session)):
+                    return channel  # another task was quicker
+                container = await self._ensure(here, session)
+                return here.channels.get(session) or await here.channels.open(session, container)
 
     async def remove(self, session: SessionId) -> None:
         """Remove a thread's container, then its workspace. Safe to repeat, and when neither exists.
@@ -139,6 +142,7 @@ class Containers:
         """
         here = await self._here()
         async with here.lock(session):
+            await here.channels.close(session)
             try:
                 with _asking(here.engine):
                     await _remove(here.engine, await self._name(session))
@@ -169,8 +173,9 @@ class Containers:
         return removed
 
     async def close(self) -> None:
-        """End this event loop's connections. The containers stay."""
+        """End this event loop's connections, and the commands that run over them. The containers stay."""
         if here := self._loops.pop(asyncio.get_running_loop(), None):
+            await here.channels.close_all()
             await here.engine.close()
 
     async def _here(self) -> _Loop:
@@ -200,9 +205,28 @@ class Containers:
             uid = gid = await self._uid_of(session.owner)
         source = self._workspaces.path_on_docker_host(session)
         instance = await self._our_instance()
-        return container_spec(self._settings, self._image, instance, session, source, uid=uid, gid=gid)
+        program = await asyncio.to_thread(toolbox_program)
+        return container_spec(
+            self._settings, self._image, instance, session, source, program, uid=uid, gid=gid
+        )
 
-    async def _find_or_make(self, engine: Engine, session: SessionId) -> tuple[DockerContainer, bool]:
+    async def _ensure(self, here: _Loop, session: SessionId) -> DockerContainer:
+        if not await self._is_live(session):
+            raise ThreadGoneError
+        container, stream = await self._find_or_make(here.engine, session)
+        if stream is not None:
+            # If another process deleted the thread meanwhile, nobody else would remove this one.
+            if not await self._is_live(session):
+                await stream.close()
+                await _remove(here.engine, container.id)
+                raise ThreadGoneError
+            await here.channels.adopt(session, container, stream)
+        return container
+
+    async def _find_or_make(
+        self, engine: Engine, session: SessionId
+    ) -> tuple[DockerContainer, DockerStream | None]:
+        """Return a running container, and the stream to its first process if it was made here and now."""
         spec = await self._spec(engine, session)
         problem = "it vanishes as soon as it is made"
         for _ in range(_ATTEMPTS):
@@ -212,7 +236,7 @@ class Containers:
                 if error.status != HTTPStatus.NOT_FOUND:
                     raise
                 if made := await self._make(engine, session, spec):
-                    return made, True
+                    return made
                 continue
             if not spec.labels.items() <= container["Config"]["Labels"].items():
                 logger.info("Replacing container %s, which was made with other settings", spec.name)
@@ -220,12 +244,14 @@ class Containers:
                 continue
             state = container["State"]
             if state["Running"] and not state["Paused"]:
-                return container, False
+                return container, None
             problem = f"it is {state['Status']}"
             await _resume(engine, container, state)
         raise SandboxError(f"The sandbox does not start: {problem}.")
 
-    async def _make(self, engine: Engine, session: SessionId, spec: ContainerSpec) -> DockerContainer | None:
+    async def _make(
+        self, engine: Engine, session: SessionId, spec: ContainerSpec
+    ) -> tuple[DockerContainer, DockerStream] | None:
         """Create and start a container. None: the name is taken now, so look again."""
         await self._workspaces.prepare(session, spec.uid, spec.gid)
         try:
@@ -239,11 +265,12 @@ class Containers:
                 raise ImageError(f"The sandbox image {spec.config['Image']} is missing.") from error
             raise SandboxError(f"The sandbox cannot be made: {error.message}") from error
         try:
+            stream = await attach(container)
             await container.start()
         except DockerError as error:
             await _remove(engine, container.id)
             raise SandboxError(f"The sandbox does not start: {error.message}") from error
-        return container
+        return container, stream
 
 
 @contextmanager

@@ -37,3 +37,15 @@ class ThreadGoneError(SandboxError):
 
 class SandboxLostError(SandboxError):
     """The sandbox stopped while it was in use. Files in /workspace are kept; try again."""
+
+
+class NotStartedError(SandboxError):
+    """The sandbox cannot run anything. What was asked for has not begun, so it can be tried again."""
+
+
+class OperationFailedError(SandboxError):
+    """The sandbox could not do what it was asked for; the message is its own word."""
+
+
+class NoAnswerError(SandboxError):
+    """The sandbox did not answer in time. What was asked for may have been done or not."""

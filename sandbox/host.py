@@ -4,16 +4,17 @@ import asyncio
 import os
 import platform
 import shutil
-from asyncio.subprocess import DEVNULL, PIPE, STDOUT
-from collections import deque
+from asyncio.subprocess import DEVNULL, STDOUT
 from collections.abc import Callable, Sequence
+from tempfile import TemporaryFile
+from typing import IO
 
 from sandbox.errors import SandboxError
 
 Progress = Callable[[str], None]
 """Takes one line that tells a person what is being done."""
 
-_TAIL_LINES = 15
+_TAIL_BYTES = 2000
 
 
 def can_install() -> bool:
@@ -42,25 +43,28 @@ async def run(command: Sequence[str]) -> None:
     """Run a program to its end.
 
     Raises:
-        SandboxError: it failed; the message has the last lines that it wrote.
+        SandboxError: it failed; the message has the end of what it wrote.
     """
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=DEVNULL,
-        stdout=PIPE,
-        stderr=STDOUT,
-        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"},
-    )
-    if process.stdout is None:
-        raise AssertionError("a pipe was asked for")
-    tail: deque[str] = deque(maxlen=_TAIL_LINES)
-    try:
-        async for line in process.stdout:
-            tail.append(line.decode(errors="replace").rstrip())
-    except BaseException:
-        process.kill()
-        raise
-    finally:
-        await process.wait()
-    if process.returncode != 0:
-        raise SandboxError(f"`{' '.join(command)}` failed:\n" + "\n".join(tail))
+    # A file, not a pipe: a service that the program starts may hold on to it, and a pipe would never end.
+    with await asyncio.to_thread(TemporaryFile) as output:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=DEVNULL,
+            stdout=output,
+            stderr=STDOUT,
+            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"},
+        )
+        try:
+            status = await process.wait()
+        except BaseException:
+            process.kill()
+            await process.wait()
+            raise
+        if status != 0:
+            raise SandboxError(f"`{' '.join(command)}` failed:\n{await asyncio.to_thread(tail, output)}")
+
+
+def tail(file: IO[bytes]) -> str:
+    """Read the end of a log."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+    return file.read().decode(errors="replace").strip()

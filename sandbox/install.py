@@ -7,14 +7,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from sandbox.engine import EngineInfo, docker_address, engine_info
+from sandbox.engine import EngineInfo, engine_info
 from sandbox.errors import DockerUnreachableError
-from sandbox.host import Progress, apt_install, can_install, run
+from sandbox.host import Progress, apt_install, can_install, run, tail
 from storage.settings import get_settings as get_storage_settings
 
 _START_SECONDS = 60
+_OTHERS_START_SECONDS = 10
 _POLL_SECONDS = 0.2
-_LOG_TAIL_BYTES = 2000
 
 
 async def ensure_engine(progress: Progress) -> EngineInfo:
@@ -67,28 +67,27 @@ def start_daemon(command: list[str], log: Path) -> "subprocess.Popen[bytes]":
 async def _answer(
     progress: Progress, daemon: "subprocess.Popen[bytes] | None", log: Path | None
 ) -> EngineInfo:
-    deadline = asyncio.get_running_loop().time() + _START_SECONDS
+    clock = asyncio.get_running_loop().time
+    start = clock()
     while True:
         try:
             info = await engine_info()
-        except DockerUnreachableError:
+        except DockerUnreachableError as error:
+            # Ours ends at once when another has just been started, by the package's own script for instance.
             ended = daemon is not None and daemon.poll() is not None
-            if ended or asyncio.get_running_loop().time() > deadline:
-                said = await asyncio.to_thread(_tail, log) if log else "See `journalctl -u docker`."
-                problem = (
-                    "The engine ended at once." if ended else f"It did not start within {_START_SECONDS} s."
-                )
-                raise DockerUnreachableError(docker_address(), f"{problem} {said}") from None
+            patience = _OTHERS_START_SECONDS if ended else _START_SECONDS
+            if clock() - start > patience:
+                said = await asyncio.to_thread(_end_of, log) if log else "See `journalctl -u docker`."
+                raise DockerUnreachableError(error.address, f"it did not start. {said}") from error
         else:
             progress(f"Docker {info.version} answers at {info.address}")
             return info
         await asyncio.sleep(_POLL_SECONDS)
 
 
-def _tail(log: Path) -> str:
+def _end_of(log: Path) -> str:
     with log.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
-        return f"The end of {log}:\n" + file.read().decode(errors="replace")
+        return f"The end of {log}:\n{tail(file)}"
 
 
 def _fix() -> str:

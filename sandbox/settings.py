@@ -45,8 +45,12 @@ class SandboxSettings(BaseSettings):
     sandbox_pids: int = Field(default=256, ge=16)
     """Processes and threads that may exist in a sandbox at once."""
 
+    sandbox_open_files: int = Field(default=4096, ge=64)
+    """Descriptors that each process of a command may have open."""
+
     sandbox_tmp_mb: int = Field(default=256, ge=1)
-    """Size of a sandbox's /tmp in MiB. It is in memory and gone when the container is."""
+    """Size of a sandbox's /tmp in MiB, up to half of its memory. It is in memory and gone when the container
+    is."""
 
     sandbox_command_timeout_seconds: int = Field(default=120, ge=1, le=MAX_COMMAND_TIMEOUT_SECONDS)
     """How long a command may run when the model does not ask for a time of its own."""

@@ -20,16 +20,6 @@ SPEC_LABEL = "warren.spec"
 _MIB = 1 << 20
 _NANO = 1_000_000_000
 
-# Code in the container cannot end the first process: as the init of its namespace it gets no signal that it
-# does not handle, SIGKILL included. Ignoring SIGCHLD makes the kernel reap what is orphaned.
-_INIT = """\
-import signal
-signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-while True:
-    signal.pause()
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class ContainerSpec:
@@ -51,12 +41,13 @@ def container_name(instance: str, session: SessionId) -> str:
     return f"warren-{instance}-{session.thread_id}"
 
 
-def container_spec(  # noqa: PLR0913 - each is a part of the container
+def container_spec(  # noqa: PLR0913, PLR0917 - each is a part of the container
     settings: SandboxSettings,
     image: str,
     instance: str,
     session: SessionId,
     source: Path,
+    program: str,
     *,
     uid: int,
     gid: int,
@@ -69,16 +60,19 @@ def container_spec(  # noqa: PLR0913 - each is a part of the container
         instance: The installation that it belongs to.
         session: Whose it is, and for which thread.
         source: The thread's directory on the Docker host.
+        program: The first process; see `sandbox.program`.
         uid: The user that everything in it runs as.
         gid: The group that everything in it runs as.
     """
     config: dict[str, Any] = {
         "Image": image,
-        "Entrypoint": ["python3", "-I", "-S", "-c", _INIT],
+        "Entrypoint": ["python3", "-I", "-S", "-W", "ignore", "-c", program],
         "Cmd": [],
         "User": f"{uid}:{gid}",
         "WorkingDir": WORKSPACE,
         "Env": [f"HOME={WORKSPACE}", "USER=agent", "LOGNAME=agent"],
+        "OpenStdin": True,
+        "StdinOnce": True,
         "Hostname": "sandbox",
         "NetworkDisabled": True,
         "Healthcheck": {"Test": ["NONE"]},
@@ -97,6 +91,8 @@ def container_spec(  # noqa: PLR0913 - each is a part of the container
 
 def _host_config(settings: SandboxSettings, source: Path) -> dict[str, Any]:
     memory = settings.sandbox_memory_mb * _MIB
+    # Files in memory are freed by no kill: what they fill must leave something to live on.
+    tmp, shared = min(settings.sandbox_tmp_mb * _MIB, memory // 2), min(64 * _MIB, memory // 8)
     return {
         "ReadonlyRootfs": True,
         "Mounts": [
@@ -108,7 +104,8 @@ def _host_config(settings: SandboxSettings, source: Path) -> dict[str, Any]:
             }
         ],
         # Without "exec" Docker mounts it noexec, and builds that run what they made in /tmp fail.
-        "Tmpfs": {"/tmp": f"rw,exec,nosuid,nodev,size={settings.sandbox_tmp_mb}m,mode=1777"},  # noqa: S108
+        "Tmpfs": {"/tmp": f"rw,exec,nosuid,nodev,size={tmp},mode=1777"},  # noqa: S108
+        "ShmSize": shared,
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges:true"],  # the default seccomp profile comes on top by itself
         "NetworkMode": settings.sandbox_network,

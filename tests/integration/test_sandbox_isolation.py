@@ -323,7 +323,7 @@ async def test_a_container_that_is_not_ours_is_never_used(house: Sandboxes) -> N
         "Image": real["Config"]["Image"],
         "Cmd": ["sleep", "1000"],
         "Labels": {**real["Config"]["Labels"], "warren.spec": "0"},
-        "HostConfig": {"Binds": ["/etc:/etc-of-the-host"]},
+        "HostConfig": {"Binds": ["/etc:/etc-of-the-host"], "NetworkMode": "none"},
     }
     impostor = await docker.containers.create(json.loads(json.dumps(config)), name=real["Name"].lstrip("/"))
     await impostor.start()

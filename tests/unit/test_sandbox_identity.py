@@ -1,11 +1,10 @@
 """Whose run it is: only what the server stamped counts."""
 
-from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
 import pytest
-from langchain_core.runnables.config import set_config_context
+from langchain_core.runnables.config import RunnableConfig, set_config_context
 
 from sandbox.errors import NoIdentityError
 from sandbox.identity import current_identity
@@ -14,10 +13,10 @@ from storage.ids import SessionId
 THREAD = "0190f5c2-7f6e-7c3a-9d2b-3a1f6a3b2c1d"
 
 
-def identity_of(configurable: dict[str, Any], **config: Any) -> SessionId:
-    with set_config_context({"configurable": configurable, **config}) as context:  # type: ignore[misc]
-        function: Callable[[], SessionId] = current_identity
-        return context.run(function)
+def identity_of(configurable: dict[str, Any], metadata: dict[str, Any] | None = None) -> SessionId:
+    config = RunnableConfig(configurable=configurable, metadata=metadata or {})
+    with set_config_context(config) as context:
+        return context.run(current_identity)
 
 
 def test_owner_and_thread_are_what_the_server_stamped() -> None:

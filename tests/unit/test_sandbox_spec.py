@@ -19,7 +19,7 @@ SESSION = SessionId("alice", UUID(int=1))
 
 def spec(image: str = "image", uid: int = 200_000, **settings: Any) -> ContainerSpec:
     return container_spec(
-        SandboxSettings(**settings), image, "instance", SESSION, Path("/source"), uid=uid, gid=uid
+        SandboxSettings(**settings), image, "instance", SESSION, Path("/source"), "program", uid=uid, gid=uid
     )
 
 

@@ -1,0 +1,312 @@
+"""One connection to a sandbox's toolbox, shared by all calls of one event loop.
+
+Hostile code in the sandbox may have replaced the other end: whatever comes is bounded, checked, and waited
+for only so long. What does not belong there ends the connection.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import aiohttp
+from aiodocker.exceptions import DockerError
+
+from sandbox.errors import NoAnswerError, NotStartedError, OperationFailedError, SandboxLostError
+from sandbox.toolbox.frames import (
+    BEGUN,
+    CANCEL,
+    CHUNK_BYTES,
+    DATA,
+    FAILURE,
+    PING,
+    PONG,
+    REQUEST,
+    RESULT,
+    FrameError,
+    FrameReader,
+    pack,
+    pack_json,
+    parse_json,
+)
+
+logger = logging.getLogger(__name__)
+
+ANSWER_BYTES = 8 << 20
+"""The most that one call may bring, unless it is for something of which more is to be expected."""
+
+ANSWER_BYTES_OF = {"download": 64 << 20, "ls": 16 << 20}
+ANSWER_FRAMES = 1 << 20
+"""In how many pieces: each takes its time, so single bytes would be an attack on the event loop."""
+
+CANCEL_SECONDS = 10
+"""How long the toolbox may take to confirm that nothing of a cancelled call is left. It tries for 5 s."""
+
+REPEATABLE = frozenset({"read", "ls", "glob", "grep", "download", "upload"})
+"""What may be done twice when nobody knows whether it has been done."""
+
+OPENING_SECONDS = 15
+"""How long the toolbox of a running container may take to answer for the first time."""
+
+_MESSAGE_CHARACTERS = 10_000
+_LAST_ID = (1 << 32) - 1
+_SILENCE_SECONDS = (0.25, 1, 5)
+_PONG_SECONDS = 1
+_LONG = 4096
+
+_BROKEN = (ConnectionError, aiohttp.ClientError, DockerError)
+
+
+class ByteStream(Protocol):
+    """What a channel goes over."""
+
+    async def receive(self) -> bytes:
+        """Return what comes next; nothing at the end."""
+
+    async def send(self, data: bytes) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class _Call:
+    """A call whose answer has not come. One that has not begun can be made again."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.has_begun = False
+        self.frames = 0
+        self.body = bytearray()
+        self.answer: asyncio.Future[dict[str, object] | Exception]
+        self.answer = asyncio.get_running_loop().create_future()
+
+
+class Channel:
+    """A connection to a toolbox. It belongs to the event loop that it was made in.
+
+    Args:
+        stream: An open one, which the channel closes.
+        revive: Asked when the sandbox is silent for long: makes it go on if it was paused, and tells whether
+            there is any hope.
+    """
+
+    def __init__(self, stream: ByteStream, revive: Callable[[], Awaitable[bool]]) -> None:
+        self._stream = stream
+        self._revive = revive
+        self._reader = FrameReader()
+        self._calls: dict[int, _Call] = {}
+        self._last_id = 0
+        self._pings = 0
+        self._has_heard = asyncio.Event()
+        self._is_closed = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._watchdog: asyncio.Task[None] | None = None
+        self._receiver = asyncio.create_task(self._receive())
+
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
+
+    async def answers(self) -> None:
+        """Wait for the first word of the toolbox.
+
+        Raises:
+            NotStartedError: there is none. The channel is closed.
+        """
+        try:
+            async with asyncio.timeout(OPENING_SECONDS):
+                await self._ping()
+                heard = asyncio.create_task(self._has_heard.wait())
+                try:
+                    await asyncio.wait([heard, self._receiver], return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    heard.cancel()
+        except (TimeoutError, *_BROKEN):
+            self._end()
+        if self._is_closed:
+            await self.close()
+            raise NotStartedError
+
+    async def call(
+        self,
+        operation: str,
+        args: dict[str, object],
+        data: bytes = b"",
+        *,
+        timeout: float,  # noqa: ASYNC109 - the toolbox has to be told
+        limit: int | None = None,
+    ) -> tuple[dict[str, object], bytes]:
+        """Have the toolbox do something; return what it says, and bytes. Neither can be believed.
+
+        When this is cancelled it waits until the toolbox says that all has ended, or CANCEL_SECONDS.
+
+        Args:
+            operation: What to do.
+            args: How; JSON.
+            data: What goes along.
+            timeout: Seconds that it may take.
+            limit: The most bytes that may come. None: as is usual for the operation.
+
+        Raises:
+            NotStartedError: the connection is closed or broke, and the call can safely be made again.
+            OperationFailedError: the toolbox says that it cannot be done, or `args` are too long for it.
+            NoAnswerError: nothing came in time; what can be cancelled was.
+            SandboxLostError: the connection broke when the call had begun, or what came was not an answer.
+        """
+        if self._is_closed:
+            raise NotStartedError
+        number = self._next_id()
+        head = _head(number, operation, args, len(data))
+        call = self._calls[number] = _Call(limit or ANSWER_BYTES_OF.get(operation, ANSWER_BYTES))
+        self._watch()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._request(number, head, data)
+                answer = await asyncio.shield(call.answer)
+        except asyncio.CancelledError:
+            await self._cancel_surely(number, call)
+            raise
+        except TimeoutError:
+            await self._cancel_surely(number, call)
+            raise NoAnswerError from None
+        except _BROKEN:
+            self._end()
+            answer = call.answer.result()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer, bytes(call.body)
+
+    async def close(self) -> None:
+        """Close the connection, which ends the commands that were begun over it."""
+        self._end()
+        self._receiver.cancel()
+        await asyncio.wait([self._receiver, *self._tasks])
+
+    def _next_id(self) -> int:
+        while True:
+            self._last_id = self._last_id % _LAST_ID + 1
+            if self._last_id not in self._calls:
+                return self._last_id
+
+    async def _request(self, number: int, head: bytes, data: bytes) -> None:
+        if len(data) <= CHUNK_BYTES:
+            await self._stream.send(head + pack(DATA, number, data) if data else head)
+            return
+        await self._stream.send(head)
+        view = memoryview(data)
+        for start in range(0, len(data), CHUNK_BYTES):
+            if self._calls.get(number) is None:  # refused meanwhile
+                return
+            await self._stream.send(pack(DATA, number, bytes(view[start : start + CHUNK_BYTES])))
+
+    async def _receive(self) -> None:
+        try:
+            while received := await self._stream.receive():
+                self._has_heard.set()
+                for kind, number, payload in self._reader.feed(received):
+                    self._take(kind, number, payload)
+                if len(received) > _LONG:
+                    await asyncio.sleep(0)  # a flood must not have the event loop for itself
+        except FrameError as error:
+            logger.warning("A sandbox sent what is no answer: %s", error)
+        except _BROKEN as error:
+            logger.info("The connection to a sandbox broke: %s", error)
+        except Exception:
+            logger.exception("The connection to a sandbox failed")
+        finally:
+            self._end()
+            await self._stream.close()
+
+    def _take(self, kind: int, number: int, payload: bytes) -> None:
+        if kind == PONG and self._pings:
+            self._pings -= 1
+            return
+        call = self._calls.get(number)
+        if call is None:
+            raise FrameError("an answer to no question")
+        call.frames += 1
+        if call.frames > ANSWER_FRAMES:
+            raise FrameError("in more pieces than an answer may have")
+        if kind == DATA:
+            if len(call.body) + len(payload) > call.limit:
+                raise FrameError("longer than an answer may be")
+            call.body += payload
+        elif kind == BEGUN:
+            call.has_begun = True
+        elif kind == RESULT:
+            self._settle(number, parse_json(payload))
+        elif kind == FAILURE:
+            message = parse_json(payload).get("message")
+            if not isinstance(message, str):
+                raise FrameError("a failure without a message")
+            self._settle(number, OperationFailedError(message[:_MESSAGE_CHARACTERS]))
+        else:
+            raise FrameError("a question in place of an answer")
+
+    def _settle(self, number: int, outcome: dict[str, object] | Exception) -> None:
+        self._calls.pop(number).answer.set_result(outcome)
+
+    def _end(self) -> None:
+        self._is_closed = True
+        for number, call in list(self._calls.items()):
+            self._settle(number, SandboxLostError() if call.has_begun else NotStartedError())
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        if asyncio.current_task() is not self._receiver:
+            self._receiver.cancel()
+
+    async def _cancel_surely(self, number: int, call: _Call) -> None:
+        """Cancel a call and see it end, even if this task is cancelled again meanwhile."""
+        task = asyncio.create_task(self._cancel(number, call))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        await asyncio.shield(task)
+
+    async def _cancel(self, number: int, call: _Call) -> None:
+        if number not in self._calls:
+            return
+        try:
+            async with asyncio.timeout(CANCEL_SECONDS):
+                await self._stream.send(pack(CANCEL, number))
+                await asyncio.wait([call.answer])
+        except (TimeoutError, *_BROKEN):
+            # The toolbox ends the commands of a connection that is gone.
+            self._end()
+
+    async def _ping(self) -> None:
+        self._pings += 1
+        await self._stream.send(pack(PING, 0))
+
+    def _watch(self) -> None:
+        if self._watchdog is None or self._watchdog.done():
+            self._watchdog = asyncio.create_task(self._look_after())
+
+    async def _look_after(self) -> None:
+        """While something is waited for and nothing comes, see whether the sandbox still answers."""
+        pauses = iter(_SILENCE_SECONDS)
+        pause = next(pauses)
+        while self._calls:
+            self._has_heard.clear()
+            await asyncio.sleep(pause)
+            if self._calls and not self._has_heard.is_set():
+                pause = next(pauses, pause)
+                if not await self._is_answering() and not await self._revive():
+                    self._end()
+
+    async def _is_answering(self) -> bool:
+        try:
+            async with asyncio.timeout(_PONG_SECONDS):
+                await self._ping()
+                await self._has_heard.wait()
+        except (TimeoutError, *_BROKEN):
+            return False
+        return True
+
+
+def _head(number: int, operation: str, args: dict[str, object], size: int) -> bytes:
+    confirm = operation not in REPEATABLE
+    try:
+        return pack_json(
+            REQUEST, number, {"operation": operation, "args": args, "size": size, "confirm": confirm}
+        )
+    except FrameError as error:
+        raise OperationFailedError("The request is too long.") from error

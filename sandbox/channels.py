@@ -1,0 +1,104 @@
+"""The open channels of one event loop: one to each container that is in use."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from aiodocker.containers import DockerContainer
+from aiodocker.exceptions import DockerError
+
+from sandbox.channel import Channel
+from sandbox.errors import NotStartedError
+from sandbox.relay import DockerStream, attach_by_relay
+from storage.ids import SessionId
+
+logger = logging.getLogger(__name__)
+
+_TRUSTED_SECONDS = 1
+"""For how long a thread that was live is held to be: reads of the registry may be that old."""
+
+
+@dataclass(slots=True)
+class _Open:
+    channel: Channel
+    checked_at: float
+
+
+class Channels:
+    """Opens, finds and closes channels. Whoever opens or closes one holds the thread's lock."""
+
+    def __init__(self) -> None:
+        self._open: dict[SessionId, _Open] = {}
+
+    async def find(self, session: SessionId, is_live: Callable[[], Awaitable[bool]]) -> Channel | None:
+        """Return the open channel of a thread, if there is one and the thread is live."""
+        found = self._open.get(session)
+        if found is None or found.channel.is_closed:
+            return None
+        now = asyncio.get_running_loop().time()
+        if now - found.checked_at > _TRUSTED_SECONDS:
+            if not await is_live():
+                return None
+            found.checked_at = now
+        return found.channel
+
+    async def open(self, session: SessionId, container: DockerContainer) -> Channel:
+        """Connect to the toolbox of a running container; if that fails, once more.
+
+        Raises:
+            NotStartedError: there is no way to it.
+            DockerError: the engine could not be reached.
+        """
+        await self.close(session)
+        try:
+            channel = await _connect(container, await attach_by_relay(container))
+        except NotStartedError:
+            channel = await _connect(container, await attach_by_relay(container))
+        self._open[session] = _Open(channel, asyncio.get_running_loop().time())
+        return channel
+
+    async def adopt(self, session: SessionId, container: DockerContainer, stream: DockerStream) -> None:
+        """Connect over the stream of a new container, if its toolbox answers there; otherwise `open` will."""
+        await self.close(session)
+        with suppress(NotStartedError):
+            channel = await _connect(container, stream)
+            self._open[session] = _Open(channel, asyncio.get_running_loop().time())
+
+    def get(self, session: SessionId) -> Channel | None:
+        """Return the open channel of a thread that is known to be live."""
+        found = self._open.get(session)
+        return found.channel if found and not found.channel.is_closed else None
+
+    async def close(self, session: SessionId) -> None:
+        """Close a thread's channel. What was begun over it and still runs is ended. Safe to repeat."""
+        if found := self._open.pop(session, None):
+            await found.channel.close()
+
+    async def close_all(self) -> None:
+        await asyncio.gather(*(self.close(session) for session in list(self._open)))
+
+
+async def _connect(container: DockerContainer, stream: DockerStream) -> Channel:
+    channel = Channel(stream, lambda: _revive(container))
+    try:
+        await channel.answers()
+    except BaseException:
+        await channel.close()
+        raise
+    return channel
+
+
+async def _revive(container: DockerContainer) -> bool:
+    """Have a paused container go on. False: it does not run any more."""
+    try:
+        state = (await container.show())["State"]
+        if state["Paused"]:
+            logger.info("A container was paused while it was in use")
+            with suppress(DockerError):  # another call was quicker
+                await container.unpause()
+        return bool(state["Running"])
+    except DockerError as error:
+        return error.status != HTTPStatus.NOT_FOUND  # unreachable is not gone

@@ -1,0 +1,32 @@
+"""The first process of a sandbox: takes connections from the host and does what they ask for."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import threading
+
+from sandbox.toolbox import kernel
+from sandbox.toolbox.connections import Listener
+from sandbox.toolbox.reactor import Reactor
+from sandbox.toolbox.supervisors import DESCRIPTORS, ORDER_DESCRIPTOR
+from sandbox.toolbox.workers import Workers
+
+_THREAD_STACK_BYTES = 512 << 10
+
+
+def main() -> None:
+    """Serve for ever. Signals from within the container do nothing: it is the init of its namespace."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps what is orphaned
+    kernel.rename(b"warren-toolbox")
+    kernel.seal()
+    kernel.give_memory_back()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    while os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC) < ORDER_DESCRIPTOR:
+        pass
+    threading.stack_size(_THREAD_STACK_BYTES)
+    reactor = Reactor()
+    Listener(reactor, Workers(reactor))
+    reactor.run()
