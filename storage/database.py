@@ -1,6 +1,7 @@
 """Connections to Postgres: one pool per event loop, on DATABASE_URL or on the embedded server."""
 
 import asyncio
+import select
 import threading
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,7 +21,15 @@ Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
 
 _CONNECT_TIMEOUT_SECONDS = 5
 # What LangGraph's savers and stores expect of a connection.
-_CONNECTION_OPTIONS: dict[str, Any] = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
+# Keepalives find out within a minute that a server at the other end of a network has vanished.
+_CONNECTION_OPTIONS: dict[str, Any] = {
+    "autocommit": True,
+    "prepare_threshold": 0,
+    "row_factory": dict_row,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}
 
 _pools: WeakKeyDictionary[asyncio.AbstractEventLoop, Pool] = WeakKeyDictionary()
 _opening: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
@@ -92,12 +101,23 @@ async def _open_pool() -> Pool:
         min_size=2,
         max_size=get_settings().database_pool_size,
         kwargs=_CONNECTION_OPTIONS,
-        # A connection that died with a Postgres restart is replaced before anyone is handed it.
-        check=AsyncConnectionPool.check_connection,
+        check=_check,
         open=False,
     )
     await pool.open()
     return pool
+
+
+async def _check(conn: AsyncConnection[DictRow]) -> None:
+    """Have a connection that died with a Postgres restart replaced before anyone is handed it.
+
+    An idle connection has nothing to say. Only one that can be read has ended, or brings news: asking it
+    costs a round trip, which asking every connection at every use would.
+    """
+    poll = select.poll()
+    poll.register(conn.fileno(), select.POLLIN)
+    if poll.poll(0):
+        await AsyncConnectionPool.check_connection(conn)
 
 
 def _unreachable(conninfo: str, error: psycopg.Error) -> DatabaseUnreachableError:

@@ -10,6 +10,10 @@ class StorageError(Exception):
         super().__init__(message or inspect.getdoc(type(self)))
 
 
+class AuditUnavailableError(StorageError):
+    """The decision could not be written to the audit log, so nothing was done. Decide again later."""
+
+
 class DatabaseUnreachableError(StorageError):
     """Postgres is not reachable."""
 

@@ -53,6 +53,52 @@ MIGRATIONS: tuple[str, ...] = (
         FOR EACH ROW EXECUTE FUNCTION refuse_deleted_thread();
     CREATE INDEX checkpoints_run_id ON checkpoints ((metadata ->> 'run_id'));
     """,
+    """
+    ALTER TABLE users
+        ADD COLUMN token_version integer NOT NULL DEFAULT 0,
+        ADD COLUMN disabled_at timestamptz;
+    CREATE INDEX users_disabled ON users (disabled_at) WHERE disabled_at IS NOT NULL;
+
+    CREATE TABLE api_keys (
+        key_id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+        username text NOT NULL REFERENCES users,
+        name text NOT NULL,
+        key_hash bytea NOT NULL UNIQUE,
+        created_at timestamptz NOT NULL DEFAULT now(),
+        expires_at timestamptz,
+        last_used_at timestamptz
+    );
+    CREATE INDEX api_keys_username ON api_keys (username);
+
+    CREATE TABLE attempts (
+        subject text PRIMARY KEY,
+        level double precision NOT NULL,
+        last_at timestamptz NOT NULL
+    );
+    """,
+    # Users see ids; `seq` stays inside, since its gaps would tell how busy the others are.
+    """
+    CREATE TABLE audit_log (
+        seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        id uuid NOT NULL UNIQUE,
+        at timestamptz NOT NULL,
+        event text NOT NULL,
+        username text,
+        address text,
+        thread_id uuid,
+        details jsonb NOT NULL
+    );
+    CREATE INDEX audit_log_username ON audit_log (username, seq DESC);
+    """,
+    """
+    CREATE TABLE assistants (
+        assistant_id uuid PRIMARY KEY,
+        owner text NOT NULL,
+        record jsonb NOT NULL,
+        versions jsonb NOT NULL
+    );
+    CREATE INDEX assistants_owner ON assistants (owner);
+    """,
 )
 
 _LOCK_KEY = 0x57415252454E  # "WARREN"

@@ -31,6 +31,9 @@ class StorageSettings(BaseSettings):
     database_pool_size: int = Field(default=10, ge=2, le=200)
     """Connections that one process may hold."""
 
+    audit_retention_days: int = Field(default=365, ge=1, le=36_500)
+    """Days after which an entry of the audit log is deleted."""
+
 
 @lru_cache
 def get_settings() -> StorageSettings:
