@@ -9,15 +9,16 @@ from deepagents.middleware.subagents import GENERAL_PURPOSE_SUBAGENT
 from langchain.agents.middleware import (
     AgentMiddleware,
     InterruptOnConfig,
-    ModelCallLimitMiddleware,
     ModelRetryMiddleware,
-    ToolCallLimitMiddleware,
 )
 from langchain_core.language_models import BaseChatModel
 from langgraph.graph.state import CompiledStateGraph
 
+from agent.audit import AuditedApprovals, RecordDecisions
+from agent.limits import CallLimits
 from agent.prompt import SUB_AGENT_PROMPT, SYSTEM_PROMPT, WORKSPACE
 from agent.settings import AgentSettings, get_settings
+from storage.audit import record_decisions
 
 ARTIFACTS_ROOT = f"{WORKSPACE}/.warren"
 """Where deepagents puts tool results too large for the model, and summarised history: it must be writable in
@@ -25,41 +26,53 @@ the sandbox and outlive it."""
 
 
 def build_graph(
-    model: BaseChatModel, backend: BackendProtocol, settings: AgentSettings | None = None
+    model: BaseChatModel,
+    backend: BackendProtocol,
+    settings: AgentSettings | None = None,
+    record: RecordDecisions = record_decisions,
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
     """Compile the agent. It takes about 0.1 s, so it is done once and not per run.
 
-    The checkpointer and the store are left out: the platform puts its own in.
+    The checkpointer and the store are left out: the platform puts its own in. `record` is where decisions
+    on tool calls are written before they are carried out.
     """
     settings = settings or get_settings()
     general_purpose: SubAgent = {
         **GENERAL_PURPOSE_SUBAGENT,
         "system_prompt": SUB_AGENT_PROMPT,
         # deepagents hands a sub-agent the approvals but not the middleware of its parent.
-        "middleware": _safeguards(settings),
+        "middleware": _safeguards(settings, record),
+        # Otherwise it would add an approval gate that records nothing.
+        "interrupt_on": {},
     }
     graph: CompiledStateGraph[Any, Any, Any, Any] = create_deep_agent(
         model=model,
         # deepagents reads artifacts_root off a CompositeBackend and off nothing else.
         backend=CompositeBackend(default=backend, routes={}, artifacts_root=ARTIFACTS_ROOT),
         system_prompt=SYSTEM_PROMPT,
-        middleware=_safeguards(settings),
+        middleware=_safeguards(settings, record),
         subagents=[general_purpose],
-        interrupt_on={tool: _all_decisions() for tool in sorted(settings.approve)},
+        # The audited gate takes the place of the one that this makes.
+        interrupt_on=_approvals(settings),
         name="agent",
     )
     return graph
 
 
-def _safeguards(settings: AgentSettings) -> list[AgentMiddleware[Any, Any, Any]]:
-    """Make a set of limits and retries for one agent."""
-    return [
-        ModelCallLimitMiddleware(run_limit=settings.model_call_limit, exit_behavior="end"),
-        ToolCallLimitMiddleware(run_limit=settings.tool_call_limit, exit_behavior="continue"),
+def _safeguards(settings: AgentSettings, record: RecordDecisions) -> list[AgentMiddleware[Any, Any, Any]]:
+    """Make a set of limits, retries and approvals for one agent."""
+    safeguards: list[AgentMiddleware[Any, Any, Any]] = [
+        CallLimits(settings.model_call_limit, settings.tool_call_limit),
         # With the default on_failure an outage would turn into an ordinary answer.
         ModelRetryMiddleware(max_retries=settings.model_max_retries, max_delay=30.0, on_failure="error"),
     ]
+    if approvals := _approvals(settings):
+        safeguards.append(AuditedApprovals(approvals, record))
+    return safeguards
 
 
-def _all_decisions() -> InterruptOnConfig:
-    return {"allowed_decisions": ["approve", "edit", "reject", "respond"]}
+def _approvals(settings: AgentSettings) -> dict[str, bool | InterruptOnConfig]:
+    return {
+        tool: {"allowed_decisions": ["approve", "edit", "reject", "respond"]}
+        for tool in sorted(settings.approve)
+    }

@@ -20,3 +20,7 @@ class MissingModelKeyError(AgentError):
 
 class ModelKeyRejectedError(AgentError):
     """The model's provider rejected the API key."""
+
+
+class DecisionsUnseenError(AgentError):
+    """The installed langchain handles decisions unseen by the audit log, so nothing was done."""

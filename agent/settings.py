@@ -56,10 +56,11 @@ class AgentSettings(BaseSettings):
     An empty value means the default: a line left blank in .env must not open the door."""
 
     model_call_limit: int = Field(default=200, ge=1)
-    """Model calls in one run (an approval starts a new one). At the limit the run ends with a message."""
+    """Model calls for one message of the user, approvals in between included. At the limit the agent ends its
+    turn and says so."""
 
     tool_call_limit: int = Field(default=500, ge=1)
-    """Tool calls in one run. Calls beyond it are not made; the model is told and can wind up."""
+    """Tool calls for one message. Calls beyond it are not made; the model is told and can wind up."""
 
     @field_validator("approve", mode="before")
     @classmethod

@@ -4,10 +4,11 @@ The backend is a shell in a temporary directory, where `/workspace` is a plain d
 """
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from aiohttp import web
@@ -22,6 +23,7 @@ from agent.build import ARTIFACTS_ROOT, build_graph
 from agent.model import build_model
 from agent.rehearsal import RehearsalModel
 from agent.settings import AgentSettings
+from storage.audit_entry import Entry
 
 APPROVE = {"type": "approve"}
 
@@ -32,7 +34,7 @@ class Conversation:
     def __init__(self, root: Path, saver: InMemorySaver | None = None, **settings: Any) -> None:
         self.root = root
         self.saver = saver or InMemorySaver()
-        self.config: Any = {"configurable": {"thread_id": "1"}}
+        self.config: Any = {"configurable": {"thread_id": str(uuid4()), "langgraph_auth_user_id": "alice"}}
         self.graph = graph_in(root, **settings)
         self.graph.checkpointer = self.saver
 
@@ -58,7 +60,11 @@ class Conversation:
 
 def graph_in(root: Path, **settings: Any) -> CompiledStateGraph[Any, Any, Any, Any]:
     backend = LocalShellBackend(root_dir=root, virtual_mode=True)
-    return build_graph(RehearsalModel(), backend, AgentSettings(**settings))
+    return build_graph(RehearsalModel(), backend, AgentSettings(**settings), not_recorded)
+
+
+async def not_recorded(entries: Sequence[Entry]) -> None:
+    """Take decisions for granted: test_audited_approvals is about them."""
 
 
 @pytest.fixture
@@ -130,6 +136,7 @@ async def test_every_call_of_a_script_waits_in_its_turn(alice: Conversation) -> 
 async def test_a_pending_approval_outlives_the_graph(alice: Conversation) -> None:
     await alice.say("write hello.py: x")
     restarted = Conversation(alice.root, alice.saver)
+    restarted.config = alice.config
     assert await restarted.decide(APPROVE) == []
     assert alice.file("hello.py").exists()
 
@@ -196,12 +203,15 @@ async def test_calls_beyond_the_tool_call_limit_are_not_made_and_the_model_winds
     assert "3. write c: x -> " in alice.last
 
 
-async def test_an_approval_starts_the_count_anew(tmp_path: Path) -> None:
-    alice = Conversation(tmp_path, model_call_limit=2, tool_call_limit=1)
+async def test_approvals_do_not_start_the_count_anew_but_the_next_message_does(tmp_path: Path) -> None:
+    alice = Conversation(tmp_path, tool_call_limit=2)
     await alice.say("write a: x\nwrite b: x\nwrite c: x")
     for _ in range(3):
         await alice.decide(APPROVE)
-    assert all(alice.file(name).exists() for name in "abc")
+    assert [alice.file(name).exists() for name in "abc"] == [True, True, False]
+    await alice.say("write c: x")
+    await alice.decide(APPROVE)
+    assert alice.file("c").exists()
 
 
 async def test_a_sub_agent_has_limits_too(tmp_path: Path) -> None:
