@@ -100,9 +100,7 @@ async def _registered(url: str) -> LangGraphClient:
 
 async def _round(client: LangGraphClient, turns: int) -> list[Turn]:
     thread_id = (await client.threads.create())["thread_id"]
-    measured = [await _turn(client, thread_id) for _ in range(turns)]
-    await client.threads.delete(thread_id)
-    return measured
+    return [await _turn(client, thread_id) for _ in range(turns)]
 
 
 async def _turn(client: LangGraphClient, thread_id: str) -> Turn:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -110,13 +111,14 @@ class ChildServer:
 
 
 def clean_environment() -> dict[str, str]:
-    """Return this process's environment without what configures Warren, so that defaults hold."""
-    configuring = ("MODEL", "SECRET_KEY", "DATABASE_", "SANDBOX_", "WORKSPACE_", "WARREN_", "APPROVE", "LANG")
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(configuring) or name in ("LANG", "LANGUAGE")
-    }
+    """Return this process's environment with every setting of Warren at its default, and nothing traced.
+
+    An empty variable is a default, and keeps what a developer has in `.env` out.
+    """
+    settings = re.findall("^# ([A-Z_]+)=", (PROJECT / ".env.example").read_text(), re.MULTILINE)
+    platforms = ("LANGGRAPH_", "LANGSMITH_", "LANGCHAIN_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(platforms)}
+    return {**kept, **dict.fromkeys(settings, "")}
 
 
 def free_port() -> int:
@@ -131,7 +133,8 @@ def free_port() -> int:
 def temporary_data_dir() -> Iterator[Path]:
     """Yield a fresh data directory that other users may pass through, and remove it in the end."""
     path = Path(tempfile.gettempdir()) / f"warren-{secrets.token_hex(6)}"
-    path.mkdir(mode=0o711)
+    path.mkdir()
+    path.chmod(0o711)  # whatever the umask
     try:
         yield path
     finally:

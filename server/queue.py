@@ -1,14 +1,16 @@
 """Wakes the embedded queue of `langgraph dev` when there is work, instead of letting it poll.
 
 The in-memory runtime looks for runs every 0.5 s and takes only those made before its sleep began, so that
-every run and every approval starts 0.5 to 1 s late. This is the one place where Warren touches the platform's
-inside: three methods of `langgraph_runtime_inmem.ops.Runs`, which the platform looks up on the class at every
-call. Written against `Runs.next`, `put` and `enter` and `queue.queue` of version 0.36.7.
+every run and every approval starts 0.5 to 1 s late. This is one of two places where Warren touches the
+platform's inside (the other is `server.corrections`): three methods of `langgraph_runtime_inmem.ops.Runs`,
+which the platform looks up on the class at every call. Written against `Runs.next`, `put` and `enter` and
+`queue.queue` of version 0.36.7.
 """
 
 import asyncio
 import inspect
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
@@ -88,9 +90,14 @@ class _WokenQueue:
     async def next(self, wait: bool, limit: int = 1) -> AsyncIterator[Any]:
         """Yield startable runs, with their attempt; `wait` means: not before the bell or the next poll."""
         await self._bell.listen(POLL_SECONDS if wait else 0)
-        async with aclosing(self._next(wait=False, limit=limit)) as runs:
+        # The original looks at the `limit` oldest only, blocked ones included: a dozen runs that one person
+        # has queued on one thread would hold up everybody's. It is let look at all, and stopped at `limit`.
+        async with aclosing(self._next(wait=False, limit=sys.maxsize)) as runs:
             async for run_and_attempt in runs:
                 yield run_and_attempt
+                limit -= 1
+                if limit <= 0:
+                    return
 
     async def put(self, *args: Any, **kwargs: Any) -> Any:
         """Create a run, and ring unless it cannot start before its thread's present run has ended."""

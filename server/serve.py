@@ -69,7 +69,9 @@ def prepare_environment(data_dir: Path | None) -> None:
         raise SetupError(f"The data directory {directory} lies inside the project; choose one outside.")
     # Postgres and the sandboxes run as other users than root and must pass through; the secrets within
     # have modes of their own.
-    directory.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
+    if not directory.exists():
+        directory.mkdir(parents=True)
+        directory.chmod(0o711 if os.geteuid() == 0 else 0o700)  # whatever the umask
 
 
 def _check_settings() -> None:

@@ -20,6 +20,7 @@ from agent.errors import MissingModelKeyError, ModelKeyRejectedError, ModelSetti
 from agent.model import COMPATIBLE_MAX_INPUT_TOKENS, KEY_VARIABLES, build_model, probe_model
 from agent.rehearsal import RehearsalModel
 from agent.settings import DEFAULT_APPROVE, AgentSettings
+from server.serve import PROJECT
 
 SECRET = "sk-do-not-print-me"
 
@@ -116,7 +117,9 @@ def test_the_rehearsal_model_loads_no_provider() -> None:
         "import sys, agent.build, agent.model; agent.model.build_model()\n"
         "print([m for m in ('openai', 'anthropic', 'google.genai', 'langchain_openai') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={})
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={}, cwd=PROJECT
+    )
     assert done.stdout == "[]\n"
 
 

@@ -29,17 +29,6 @@ langgraph-runtime-inmem's queue has changed. Read its `ops.Runs.next`, `put`, `e
 All yes, or server/queue.py follows: set KNOWN_VERSIONS there and READ_BY_US here. Now it is """
 
 
-@pytest.fixture(scope="module")
-def ops(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("runtime"))  # importing the runtime makes a directory
-        for name, value in {"EDITION": "inmem", "DATABASE_URI": ":memory:", "REDIS_URI": "fake"}.items():
-            patch.setenv(f"LANGGRAPH_RUNTIME_{name}" if name == "EDITION" else name, value)
-        from langgraph_runtime_inmem import ops  # noqa: PLC0415 - reads the environment set above
-
-        yield ops
-
-
 @pytest.fixture
 def untouched(ops: ModuleType) -> Iterator[ModuleType]:
     """Give the runtime's own methods back when the test has ended."""
@@ -248,6 +237,20 @@ async def test_a_run_behind_another_of_its_thread_starts_when_that_one_has_left(
         waits.append(time.perf_counter() - left)
         first = second
     assert statistics.median(waits) < POLL_SECONDS / 4
+
+
+async def test_many_runs_queued_on_one_thread_do_not_hold_up_another_thread(queue: Queue) -> None:
+    assert install()
+    thread_id = uuid.uuid4()
+    first = await queue.put(thread_id)
+    assert await queue.picked.get() == first
+    async with queue.enter(first, thread_id):
+        for _ in range(25):
+            await queue.put(thread_id)
+        elsewhere = await queue.put(uuid.uuid4())
+        async with asyncio.timeout(4 * POLL_SECONDS):
+            assert await queue.picked.get() == elsewhere
+        await queue.end(first)
 
 
 async def test_a_run_that_cannot_start_costs_one_look_and_then_only_polls(
