@@ -27,6 +27,7 @@ _SERVER_CONFIGURABLE = frozenset(
         "langgraph_request_id",
         "__request_start_time_ms__",
         "__after_seconds__",
+        "__event_streaming_v2",
     }
 )
 _RESERVED_METADATA = frozenset({"owner", "created_by", "graph_id", "assistant_id"})
@@ -44,15 +45,25 @@ def secure_run(value: MutableMapping[str, Any], username: str) -> None:
     if kwargs.get("webhook"):
         raise HTTPException(status_code=422, detail="Webhooks are not available; stream or join the run.")
     config = kwargs.setdefault("config", {})
-    _keep(config, _CONFIG_KEYS)
-    _check_recursion_limit(config)
-    configurable = config.setdefault("configurable", {})
-    _keep(configurable, _CLIENT_CONFIGURABLE | _SERVER_CONFIGURABLE)
+    configurable = _secure_config(config, _CLIENT_CONFIGURABLE | _SERVER_CONFIGURABLE)
     configurable["langgraph_auth_user_id"] = username
     # The graph has no context schema; the platform mirrors the client's configurable into it.
     kwargs["context"] = {}
     config["metadata"] = stamped(config.get("metadata"), username)
     _replace(value["metadata"], stamped(value["metadata"], username))
+
+
+def secure_assistant(event: MutableMapping[str, Any]) -> None:
+    """Rewrite an assistant's config in place: it is merged into every run made with it.
+
+    Raises:
+        HTTPException: 422 for a bad recursion limit.
+    """
+    if isinstance(config := event.get("config"), dict):
+        _secure_config(config, _CLIENT_CONFIGURABLE)
+        config.pop("metadata", None)
+    if isinstance(context := event.get("context"), dict):
+        context.clear()
 
 
 def user_metadata(metadata: object) -> dict[str, Any]:
@@ -83,6 +94,16 @@ def stamp_in_place(value: MutableMapping[str, Any], username: str) -> dict[str, 
     own = user_metadata(metadata)
     _replace(metadata, {**own, "owner": username})
     return own
+
+
+def _secure_config(config: MutableMapping[str, Any], allowed: frozenset[str]) -> MutableMapping[str, Any]:
+    _keep(config, _CONFIG_KEYS)
+    _check_recursion_limit(config)
+    configurable = config.get("configurable")
+    if not isinstance(configurable, dict):
+        configurable = config["configurable"] = {}
+    _keep(configurable, allowed)
+    return configurable
 
 
 def _check_recursion_limit(config: MutableMapping[str, Any]) -> None:

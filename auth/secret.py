@@ -24,16 +24,30 @@ def signing_key() -> bytes:
     Reads or writes a small file; call it once at start, off the event loop.
 
     Raises:
-        WeakSecretKeyError: if the key is short, or looks like one copied from an example.
+        WeakSecretKeyError: if it, or one of the previous keys, is short or looks like one copied from an
+            example.
     """
+    previous_keys()
     configured = auth.settings.get_settings().secret_key
-    if configured is not None:
-        key = configured.get_secret_value()
-        check_strength(key)
-        return key.encode()
-    key = _read_or_create(_key_path())
+    key = configured.get_secret_value() if configured is not None else _read_or_create(_key_path())
     check_strength(key)
     return key.encode()
+
+
+@lru_cache
+def previous_keys() -> tuple[bytes, ...]:
+    """Return the keys of SECRET_KEY_PREVIOUS, whose tokens are good until they expire.
+
+    Raises:
+        WeakSecretKeyError: as `signing_key`. Whoever guesses such a key makes tokens with it.
+    """
+    configured = auth.settings.get_settings().secret_key_previous
+    if configured is None:
+        return ()
+    keys = [key.strip() for key in configured.get_secret_value().split(",") if key.strip()]
+    for key in keys:
+        check_strength(key, "SECRET_KEY_PREVIOUS")
+    return tuple(key.encode() for key in keys)
 
 
 def describe_key() -> str:
@@ -42,6 +56,7 @@ def describe_key() -> str:
     Raises:
         WeakSecretKeyError: as `signing_key`.
     """
+    previous_keys()
     if (configured := auth.settings.get_settings().secret_key) is not None:
         check_strength(configured.get_secret_value())
         return "from SECRET_KEY"
@@ -52,7 +67,7 @@ def describe_key() -> str:
     return str(path)
 
 
-def check_strength(key: str) -> None:
+def check_strength(key: str, variable: str = "SECRET_KEY") -> None:
     """Refuse a key that could be guessed.
 
     Raises:
@@ -60,9 +75,9 @@ def check_strength(key: str) -> None:
     """
     advice = "Make one with: openssl rand -base64 48 - or unset SECRET_KEY to have one generated."
     if len(key.encode()) < MIN_KEY_BYTES:
-        raise WeakSecretKeyError(f"SECRET_KEY is shorter than {MIN_KEY_BYTES} bytes. {advice}")
+        raise WeakSecretKeyError(f"{variable} is shorter than {MIN_KEY_BYTES} bytes. {advice}")
     if len(set(key)) < _MIN_DISTINCT_CHARACTERS or any(word in key.lower() for word in _PLACEHOLDER_WORDS):
-        raise WeakSecretKeyError(f"SECRET_KEY looks like a placeholder. {advice}")
+        raise WeakSecretKeyError(f"{variable} looks like a placeholder. {advice}")
 
 
 def _key_path() -> Path:

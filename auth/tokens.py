@@ -2,38 +2,57 @@
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import jwt
 
 from auth.errors import InvalidTokenError
-from auth.secret import signing_key
+from auth.secret import previous_keys, signing_key
 from auth.settings import get_settings
 from storage.ids import is_username
 
 _ALGORITHM = "HS256"
 _ISSUER = _AUDIENCE = "warren"
-_REQUIRED_CLAIMS = ["sub", "iat", "exp", "iss", "aud"]
+_REQUIRED_CLAIMS = ["sub", "ver", "iat", "exp", "iss", "aud"]
 _MAX_TOKEN_LENGTH = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """What a valid token says: whose it is, and when it was issued (seconds since 1970)."""
+    """What a valid token says.
+
+    Attributes:
+        username: whose it is.
+        issued_at: when it was issued, in seconds since 1970.
+        version: the user's `token_version` then; it is good while that is still the same.
+    """
 
     username: str
     issued_at: int
+    version: int
 
 
-def issue_token(username: str) -> tuple[str, int]:
-    """Return a new token for `username` and its lifetime in seconds."""
+def issue_token(username: str, version: int) -> tuple[str, int]:
+    """Return a new token for `username` at `token_version` `version`, and its lifetime in seconds."""
     lifetime = int(get_settings().access_token_expire_hours * 3600)
     now = int(time.time())
-    claims = {"sub": username, "iat": now, "exp": now + lifetime, "iss": _ISSUER, "aud": _AUDIENCE}
+    claims = {
+        "sub": username,
+        "ver": version,
+        "iat": now,
+        "exp": now + lifetime,
+        "iss": _ISSUER,
+        "aud": _AUDIENCE,
+    }
     return jwt.encode(claims, signing_key(), algorithm=_ALGORITHM), lifetime
 
 
-def read_token(token: str) -> AccessToken:
+def read_token(token: str, *, may_have_expired: bool = False) -> AccessToken:
     """Verify a token and return what it says.
+
+    Args:
+        token: what the client sent.
+        may_have_expired: for a request that began while the token was valid.
 
     Raises:
         InvalidTokenError: whatever is wrong with it; the reason is not told.
@@ -41,17 +60,33 @@ def read_token(token: str) -> AccessToken:
     if len(token) > _MAX_TOKEN_LENGTH:
         raise InvalidTokenError
     try:
-        claims = jwt.decode(
-            token,
-            signing_key(),
-            algorithms=[_ALGORITHM],
-            issuer=_ISSUER,
-            audience=_AUDIENCE,
-            options={"require": _REQUIRED_CLAIMS, "strict_aud": True},
-        )
-        username, issued_at = claims["sub"], int(claims["iat"])
+        claims = _verified_claims(token, may_have_expired=may_have_expired)
+        username, version, issued_at = claims["sub"], claims["ver"], int(claims["iat"])
     except (jwt.PyJWTError, ValueError, TypeError, OverflowError):
         raise InvalidTokenError from None
-    if not isinstance(username, str) or not is_username(username):
+    if not isinstance(username, str) or not is_username(username) or type(version) is not int:
         raise InvalidTokenError
-    return AccessToken(username, issued_at)
+    return AccessToken(username, issued_at, version)
+
+
+def _verified_claims(token: str, *, may_have_expired: bool) -> dict[str, Any]:
+    try:
+        return _decode(token, signing_key(), may_have_expired=may_have_expired)
+    except jwt.InvalidSignatureError:
+        for key in previous_keys():
+            try:
+                return _decode(token, key, may_have_expired=may_have_expired)
+            except jwt.InvalidSignatureError:
+                continue
+        raise
+
+
+def _decode(token: str, key: bytes, *, may_have_expired: bool) -> dict[str, Any]:
+    return jwt.decode(
+        token,
+        key,
+        algorithms=[_ALGORITHM],
+        issuer=_ISSUER,
+        audience=_AUDIENCE,
+        options={"require": _REQUIRED_CLAIMS, "strict_aud": True, "verify_exp": not may_have_expired},
+    )

@@ -4,13 +4,16 @@ Heavy imports wait until a command needs them, so that help and errors are immed
 """
 
 import argparse
+import re
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 2024
 """langgraph dev's own, which clients expect."""
 DEFAULT_JOBS = 10
+DEFAULT_AUDIT_LINES = 50
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
         from server.doctor import doctor  # noqa: PLC0415
 
         return doctor(options.host, options.port, options.data_dir)
+    if options.command in ("audit", "users"):
+        return _look_after(options)
     if options.command == "test":
         from server.checks import run_tests  # noqa: PLC0415
 
@@ -38,6 +43,16 @@ def main(arguments: list[str] | None = None) -> int:
     from server.bench import run_benchmarks  # noqa: PLC0415
 
     return run_benchmarks(options.name, options.json)
+
+
+def _look_after(options: argparse.Namespace) -> int:
+    if options.command == "audit":
+        from server.audit import print_audit  # noqa: PLC0415
+
+        return print_audit(options)
+    from server.users import users  # noqa: PLC0415
+
+    return users(options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,6 +77,17 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     _add_place(commands.add_parser("doctor", help="check every requirement and say how to fix what fails"))
+
+    _add_users(commands.add_parser("users", help="add, list, disable and enable users, set passwords"))
+
+    _add_audit(
+        commands.add_parser(
+            "audit",
+            help="print the audit log, the newest entry last",
+            description="Everybody's entries, the newest last: who did what, what was refused, and who "
+            "decided what on which tool call.",
+        )
+    )
 
     commands.add_parser(
         "test",
@@ -88,6 +114,49 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
         help="where secrets, Postgres and workspaces are (default: WARREN_DATA_DIR, else /var/lib/warren as "
         "root and ~/.local/state/warren otherwise)",
     )
+
+
+def _add_users(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(dest="users_command", required=True, metavar="COMMAND")
+    named = {
+        "add": "create an account, also where registration is closed",
+        "passwd": "give a user a new password; ends their sessions and revokes their API keys",
+        "disable": "refuse a user's logins, tokens and API keys, and stop their runs",
+        "enable": "let a disabled user in again, by logging in or with their API keys",
+    }
+    for name, explanation in named.items():
+        command = commands.add_parser(name, help=explanation)
+        command.add_argument("name", metavar="NAME")
+        if name in ("add", "passwd"):
+            command.add_argument(
+                "--password-stdin", action="store_true", help="read the password from standard input"
+            )
+    commands.add_parser("list", help="list all users")
+    for command in commands.choices.values():
+        command.add_argument("--data-dir", type=Path, metavar="DIR", help="where the embedded Postgres is")
+
+
+def _add_audit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--user", metavar="NAME", help="only this user's")
+    parser.add_argument("--event", help="only these, for example decision, denied or login_failed")
+    parser.add_argument("--since", type=_since, metavar="AGE", help="only younger ones: 30m, 12h, 7d or 4w")
+    parser.add_argument(
+        "--limit",
+        type=_positive,
+        default=DEFAULT_AUDIT_LINES,
+        metavar="N",
+        help="the N latest (default %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object a line, complete")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where the embedded Postgres is")
+
+
+def _since(text: str) -> datetime:
+    found = re.fullmatch(r"([1-9][0-9]{0,3})([mhdw])", text, re.ASCII)
+    if found is None:
+        raise argparse.ArgumentTypeError("an age is a number and m, h, d or w: 30m, 12h, 7d, 4w")
+    unit = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}[found[2]]
+    return datetime.now(UTC) - timedelta(**{unit: int(found[1])})
 
 
 def _positive(text: str) -> int:

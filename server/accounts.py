@@ -1,22 +1,35 @@
-"""Routes: registering and logging in."""
+"""Routes: registering, logging in, changing a password, and ending one's sessions."""
 
 import unicodedata
-from typing import Annotated
+from collections.abc import Awaitable
+from datetime import datetime
+from typing import Annotated, Literal
 from urllib.parse import parse_qsl
 
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import APIRouter, Depends, HTTPException, Request
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError
 
-from auth import accounts
-from auth.errors import BadCredentialsError, BusyError, UsernameTakenError
+from auth import accounts, throttle
+from auth.addresses import client_of
+from auth.credentials import Caller, identify
+from auth.errors import (
+    BadCredentialsError,
+    BusyError,
+    InvalidTokenError,
+    RegistrationClosedError,
+    ThrottledError,
+    UsernameTakenError,
+)
 from auth.passwords import MAX_BYTES, MIN_LENGTH
-from auth.tokens import issue_token
+from auth.settings import get_settings
 from server.bodies import as_request_error, body_schema, read_json
+from storage import audit
 from storage.ids import is_username
 
 router = APIRouter(prefix="/api/auth", tags=["accounts"])
 
 _RETRY_AFTER_SECONDS = "2"
+_BEARER: Literal["bearer"] = "bearer"
 
 
 def _lowered(value: object) -> object:
@@ -41,11 +54,15 @@ def _check_password(value: str) -> str:
     return normalised
 
 
+Username = Annotated[str, BeforeValidator(_lowered), AfterValidator(_check_username)]
+Password = Annotated[str, AfterValidator(_check_password)]
+
+
 class Credentials(BaseModel):
     """A name and a password."""
 
-    username: Annotated[str, BeforeValidator(_lowered), AfterValidator(_check_username)]
-    password: Annotated[str, AfterValidator(_check_password)]
+    username: Username
+    password: Password
 
 
 class LoginRequest(BaseModel):
@@ -53,6 +70,13 @@ class LoginRequest(BaseModel):
 
     username: str
     password: str
+
+
+class PasswordChange(BaseModel):
+    """The password until now, and the one from now on."""
+
+    current_password: Password
+    new_password: Password
 
 
 class Registered(BaseModel):
@@ -66,36 +90,150 @@ class LoggedIn(BaseModel):
     """An OAuth2 bearer token and its lifetime in seconds."""
 
     access_token: str
-    token_type: str
+    token_type: Literal["bearer"]
     expires_in: int
+
+
+class Me(BaseModel):
+    """The caller's account, and what has proved it."""
+
+    username: str
+    created_at: datetime
+    via: Literal["token", "api_key"]
+
+
+class LoggedOut(BaseModel):
+    """Every token is invalid, the one that asked included."""
+
+    success: Literal[True] = True
+    message: str
+
+
+async def current_caller(request: Request) -> Caller:
+    """Return who sent the request, and what proved it.
+
+    Raises:
+        HTTPException: 401 without a valid token or API key.
+    """
+    try:
+        return await identify(dict(request.headers))
+    except InvalidTokenError as error:
+        raise unauthorized(error) from None
+
+
+async def logged_in_caller(caller: Annotated[Caller, Depends(current_caller)]) -> Caller:
+    """Return who sent the request, provided that they logged in.
+
+    Raises:
+        HTTPException: 401 without a valid credential, 403 with an API key: it must not manage what lets
+            people in, or one that has leaked could make itself permanent.
+    """
+    if caller.via != "token":
+        raise HTTPException(403, "An API key cannot do this; log in with your password.")
+    return caller
+
+
+CurrentCaller = Annotated[Caller, Depends(current_caller)]
+LoggedInCaller = Annotated[Caller, Depends(logged_in_caller)]
 
 
 @router.post("/register", openapi_extra=body_schema(Credentials))
 async def register(request: Request) -> Registered:
     """Create an account."""
+    if get_settings().registration == "closed":
+        raise HTTPException(403, str(RegistrationClosedError()))
     credentials = await read_json(request, Credentials)
+    address = address_of(request)
+    attempt = await _throttled(throttle.begin_registration(address))
     try:
         await accounts.register(credentials.username, credentials.password)
     except UsernameTakenError as error:
         raise HTTPException(400, str(error)) from None
     except BusyError as error:
+        await attempt.was_not_judged()
         raise _busy(error) from None
+    await audit.record("register", credentials.username, address=address)
     return Registered(message="User registered", user_id=credentials.username)
 
 
 @router.post("/login", openapi_extra=body_schema(LoginRequest))
 async def login(request: Request) -> LoggedIn:
-    """Exchange a name and a password, as JSON or as an OAuth2 form, for a token."""
-    attempt = await _read_login(request)
+    """Exchange a name and a password, as JSON or as an OAuth2 form, for a token.
+
+    After some failures the next attempts have to wait: 429, and Retry-After says how many seconds.
+    """
+    username, password = _registrable(await _read_login(request))
+    address = address_of(request)
+    attempt = await _throttled(throttle.begin_login(username or None, address))
     try:
-        username, password = _registrable(attempt)
-        await accounts.check_password(username, password)
+        token, lifetime = await accounts.log_in(username, password)
     except BadCredentialsError as error:
+        await audit.record("login_failed", error.known_user, address=address)
         raise HTTPException(401, str(error), headers={"WWW-Authenticate": "Bearer"}) from None
     except BusyError as error:
+        await attempt.was_not_judged()
         raise _busy(error) from None
-    token, lifetime = issue_token(username)
-    return LoggedIn(access_token=token, token_type="bearer", expires_in=lifetime)  # noqa: S106 - not a secret
+    await attempt.succeeded()
+    await audit.record("login", username, address=address)
+    return LoggedIn(access_token=token, token_type=_BEARER, expires_in=lifetime)
+
+
+@router.get("/me")
+async def me(caller: CurrentCaller) -> Me:
+    """Say who the caller is."""
+    user = await accounts.find_user(caller.username)
+    if user is None:
+        raise unauthorized(InvalidTokenError())
+    return Me(username=user.username, created_at=user.created_at, via=caller.via)
+
+
+@router.post("/password", openapi_extra=body_schema(PasswordChange))
+async def change_password(request: Request, caller: LoggedInCaller) -> LoggedIn:
+    """Change the password. It ends all other sessions, revokes all API keys, and answers with a new token."""
+    change = await read_json(request, PasswordChange)
+    address = address_of(request)
+    attempt = await _throttled(throttle.begin_password_check(caller.username, address))
+    try:
+        token, lifetime = await accounts.change_password(
+            caller.username, caller.token_version, change.current_password, change.new_password
+        )
+    except BadCredentialsError:
+        await audit.record("password_change_failed", caller.username, address=address)
+        raise HTTPException(403, "The current password is wrong.") from None
+    except InvalidTokenError as error:
+        await attempt.was_not_judged()
+        raise unauthorized(error) from None
+    except BusyError as error:
+        await attempt.was_not_judged()
+        raise _busy(error) from None
+    await attempt.succeeded()
+    await audit.record("password_changed", caller.username, address=address)
+    return LoggedIn(access_token=token, token_type=_BEARER, expires_in=lifetime)
+
+
+@router.post("/logout-everywhere")
+async def log_out_everywhere(request: Request, caller: LoggedInCaller) -> LoggedOut:
+    """End every session of the caller, this one included. API keys stay; delete those one by one."""
+    await accounts.log_out_everywhere(caller.username)
+    await audit.record("logout_everywhere", caller.username, address=address_of(request))
+    return LoggedOut(message="All sessions have been ended.")
+
+
+def address_of(request: Request) -> str:
+    """Return the address of the client that sent the request; see `auth.addresses`."""
+    return client_of(request.scope, get_settings().trusted_proxies)
+
+
+def unauthorized(error: InvalidTokenError) -> HTTPException:
+    """Return the answer to a request without a valid credential."""
+    return HTTPException(401, str(error), headers={"WWW-Authenticate": "Bearer"})
+
+
+async def _throttled(beginning: Awaitable[throttle.Attempt]) -> throttle.Attempt:
+    try:
+        return await beginning
+    except ThrottledError as error:
+        raise HTTPException(429, str(error), headers={"Retry-After": str(error.retry_after)}) from None
 
 
 def _registrable(attempt: LoginRequest) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 from fastapi import FastAPI
 
-from server import __version__, accounts, chat, sessions
+from server import __version__, accounts, audit, chat, keys, sessions
 from server.guard import Guard
 from server.lifespan import lifespan
 
@@ -18,8 +18,10 @@ app = FastAPI(
 )
 app.add_middleware(Guard)
 app.include_router(accounts.router)
+app.include_router(keys.router)
 app.include_router(sessions.router)
 app.include_router(chat.router)
+app.include_router(audit.router)
 
 
 @app.get("/", tags=["meta"])

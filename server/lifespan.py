@@ -13,11 +13,14 @@ from agent.model import build_model, probe_model
 from auth.secret import signing_key
 from sandbox.containers import get_containers
 from sandbox.errors import SandboxError
-from server import queue
+from server import corrections, queue, studio
+from server.assistants import load_assistants
+from server.disabled_users import stop_disabled_users_runs
 from server.restore import ThreadRows
+from server.selfcheck import check_that_doors_are_shut
 from server.settings import get_settings
-from storage import threads
-from storage.database import get_pool, release_embedded
+from storage import audit, threads
+from storage.database import get_pool
 from storage.ids import SessionId
 from storage.saver import purge_deleted
 
@@ -34,15 +37,21 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     await get_pool()
     if warning := await probe_model(await asyncio.to_thread(build_model)):
         await _log.awarning(warning)
+    corrections.install()
     if get_settings().queue_wake:
         queue.install()
     threads.on_deletion(_remove_sandbox)
     rows = app.state.thread_rows = ThreadRows()
     await rows.rebuild()
+    await load_assistants()
+    await check_that_doors_are_shut(app)
+    await _warn_of_studio()
     background = [
         _in_background(rows.complete_latest()),
         _in_background(purge_deleted()),
+        _in_background(audit.purge_daily()),
         _in_background(get_containers().reconcile()),
+        _in_background(stop_disabled_users_runs(app.state.platform)),
     ]
     try:
         yield
@@ -51,8 +60,17 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+        await audit.flush()
         await get_containers().close()
-        await asyncio.to_thread(release_embedded)
+
+
+async def _warn_of_studio() -> None:
+    if (username := get_settings().studio_user) is not None:
+        await _log.awarning(
+            "STUDIO_USER is set: LangGraph Studio in a browser on this machine acts as that user",
+            username=username,
+            in_force=studio.listens_on_loopback(),
+        )
 
 
 async def _remove_sandbox(thread_id: UUID, owner: str) -> None:

@@ -9,12 +9,12 @@ Other runtimes keep their rows themselves: there is nothing to restore.
 """
 
 import asyncio
-import os
 from typing import Any
 from uuid import UUID
 
 import structlog
 
+from server.runtime import is_in_memory
 from storage import threads
 from storage.threads import ThreadSummary
 
@@ -32,7 +32,7 @@ class ThreadRows:
 
     async def rebuild(self) -> None:
         """Make the platform's rows those of the registry: add what is missing, drop what is not live."""
-        if os.environ.get("LANGGRAPH_RUNTIME_EDITION", "inmem") != "inmem":
+        if not is_in_memory():
             return
         from langgraph_api.graph import get_assistant_id  # noqa: PLC0415 - it needs the platform's set-up
         from langgraph_runtime_inmem.database import GLOBAL_STORE  # noqa: PLC0415 - only this runtime has it

@@ -1,11 +1,16 @@
 """The routes that are served. Whatever is not named here does not exist for a client.
 
 The platform has more: raw threads and a wipe-all under `/internal`, process control under `/deploy`,
-static files without authentication under `/ui`. No setting of langgraph.json removes them all.
+static files without authentication under `/ui`; no setting of langgraph.json removes them all. Crons are
+denied by `auth.policy`, batches are of runs without threads, and a websocket is authenticated once for
+as long as it lives, where the same protocol over `/stream/events` and `/commands` asks every time.
 """
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from storage.ids import parse_thread_id
 
 UUID_PLACE: Final = "{uuid}"
 """A UUID; the guard rewrites it in its canonical form or refuses it."""
@@ -18,9 +23,15 @@ _PLATFORM: Final = (
     ("GET", "/info"),
     ("GET", "/docs"),
     ("GET", "/openapi.json"),
+    ("GET", "/metrics"),
+    ("POST", "/assistants"),
     ("POST", "/assistants/search"),
     ("POST", "/assistants/count"),
     ("GET", "/assistants/{name}"),
+    ("PATCH", "/assistants/{name}"),
+    ("DELETE", "/assistants/{name}"),
+    ("POST", "/assistants/{name}/versions"),
+    ("POST", "/assistants/{name}/latest"),
     ("GET", "/assistants/{name}/graph"),
     ("GET", "/assistants/{name}/schemas"),
     ("GET", "/assistants/{name}/subgraphs"),
@@ -28,6 +39,7 @@ _PLATFORM: Final = (
     ("POST", "/threads"),
     ("POST", "/threads/search"),
     ("POST", "/threads/count"),
+    ("POST", "/threads/prune"),
     ("GET", "/threads/{uuid}"),
     ("PATCH", "/threads/{uuid}"),
     ("DELETE", "/threads/{uuid}"),
@@ -39,6 +51,8 @@ _PLATFORM: Final = (
     ("POST", "/threads/{uuid}/history"),
     ("POST", "/threads/{uuid}/copy"),
     ("GET", "/threads/{uuid}/stream"),
+    ("POST", "/threads/{uuid}/stream/events"),
+    ("POST", "/threads/{uuid}/commands"),
     ("GET", "/threads/{uuid}/runs"),
     ("POST", "/threads/{uuid}/runs"),
     ("POST", "/threads/{uuid}/runs/stream"),
@@ -52,11 +66,23 @@ _PLATFORM: Final = (
     ("POST", "/runs"),
     ("POST", "/runs/stream"),
     ("POST", "/runs/wait"),
+    ("POST", "/runs/cancel"),
+    ("PUT", "/store/items"),
+    ("GET", "/store/items"),
+    ("DELETE", "/store/items"),
+    ("POST", "/store/items/search"),
+    ("POST", "/store/namespaces"),
 )
 
 _OWN: Final = (
     ("POST", "/api/auth/register"),
     ("POST", "/api/auth/login"),
+    ("GET", "/api/auth/me"),
+    ("POST", "/api/auth/password"),
+    ("POST", "/api/auth/logout-everywhere"),
+    ("GET", "/api/auth/keys"),
+    ("POST", "/api/auth/keys"),
+    ("DELETE", "/api/auth/keys/{uuid}"),
     ("GET", "/api/sessions"),
     ("POST", "/api/sessions"),
     ("GET", "/api/sessions/{name}"),
@@ -64,9 +90,39 @@ _OWN: Final = (
     ("POST", "/api/sessions/{name}/cancel"),
     ("POST", "/api/chat/{name}"),
     ("POST", "/api/resume/{name}"),
+    ("GET", "/api/audit"),
 )
 
 ALLOWED: Final = _PLATFORM + _OWN
+
+REFUSED_IN_STREAM: Final = frozenset(
+    {
+        "/threads/{uuid}/stream",
+        "/threads/{uuid}/stream/events",
+        "/threads/{uuid}/commands",
+        "/threads/{uuid}/runs/{uuid}/join",
+        "/threads/{uuid}/runs/{uuid}/stream",
+    }
+)
+"""Where the platform answers 200 first and refuses inside the answer: here the guard asks whose it is."""
+
+
+CHANGES_ASSISTANTS: Final = frozenset(
+    {
+        ("POST", "/assistants"),
+        ("PATCH", "/assistants/{name}"),
+        ("DELETE", "/assistants/{name}"),
+        ("POST", "/assistants/{name}/latest"),
+    }
+)
+"""Where the caller's assistants may be others afterwards."""
+
+
+class Route(NamedTuple):
+    """A request's route: its template in `ALLOWED`, and where in the path there are UUIDs."""
+
+    template: str
+    uuids: tuple[slice, ...]
 
 
 def _compile(template: str) -> re.Pattern[str]:
@@ -76,23 +132,44 @@ def _compile(template: str) -> re.Pattern[str]:
     return re.compile(pattern)
 
 
-_BY_METHOD: Final = {
-    method: [_compile(template) for allowed, template in ALLOWED if allowed == method]
+_PATTERNS: Final = {
+    method: [(template, _compile(template)) for allowed, template in ALLOWED if allowed == method]
     for method in {method for method, _ in ALLOWED}
 }
 
 
-def match(method: str, path: str) -> re.Match[str] | None:
-    """Return the match of an allowed route, its groups the places of UUIDs; None if there is no such route.
+def match(method: str, path: str) -> Route | None:
+    """Return the route of a request, None if there is no such route.
 
     A preflight (OPTIONS) matches what any method matches.
     """
     if method == "HEAD":
         method = "GET"
     patterns = (
-        [pattern for patterns in _BY_METHOD.values() for pattern in patterns]
+        [pattern for patterns in _PATTERNS.values() for pattern in patterns]
         if method == "OPTIONS"
-        else _BY_METHOD.get(method, [])
+        else _PATTERNS.get(method, [])
     )
     # Literal paths stand before those with places in ALLOWED, so "/threads/search" is not a thread.
-    return next((found for pattern in patterns if (found := pattern.fullmatch(path))), None)
+    for template, pattern in patterns:
+        if found := pattern.fullmatch(path):
+            spans = (found.span(group) for group in range(1, len(found.groups()) + 1))
+            return Route(template, tuple(slice(*span) for span in spans))
+    return None
+
+
+def canonical(route: Route, path: str) -> str:
+    """Return the path with its UUIDs in their canonical form.
+
+    Raises:
+        InvalidThreadIdError: if one has no such form.
+    """
+    # From the right, so that earlier places stay where they are.
+    for place in reversed(route.uuids):
+        path = f"{path[: place.start]}{parse_thread_id(path[place])}{path[place.stop :]}"
+    return path
+
+
+def thread_of(route: Route, path: str) -> UUID:
+    """Return the thread that a canonical path names first."""
+    return UUID(path[route.uuids[0]])

@@ -9,23 +9,54 @@ import pytest
 from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 
+import agent.settings
+import auth.secret
+import auth.settings
+import sandbox.settings
+import server.settings
+import storage.settings
 from server.child import ChildServer, remove_containers, temporary_data_dir
 from server.serve import prepare_environment, set_up
+from storage.database import close_pool, get_pool
 
 PASSWORD = "correct horse battery staple"
+MANY = "100000"
+MANY_ATTEMPTS = {
+    "REGISTRATIONS_PER_HOUR": MANY,
+    "LOGIN_FAILURES_PER_ADDRESS": MANY,
+    "LOGIN_FAILURES_PER_ACCOUNT": MANY,
+}
+"""All tests come from one address. What the defaults do is tested where the limits are the subject."""
 _names = count()
 
 
-@pytest.fixture(scope="session")
-async def server() -> AsyncIterator[ChildServer]:
+def _forget_settings() -> None:
+    """Have this process read its settings again: some may have been read for another data directory."""
+    for module in (agent.settings, auth.settings, sandbox.settings, server.settings, storage.settings):
+        module.get_settings.cache_clear()
+    auth.secret.signing_key.cache_clear()
+    auth.secret.previous_keys.cache_clear()
+
+
+@pytest.fixture(scope="session", name="server")
+async def _server() -> AsyncIterator[ChildServer]:
     with temporary_data_dir() as data_dir:
+        _forget_settings()
         prepare_environment(data_dir)
         await asyncio.to_thread(set_up)
         try:
-            with ChildServer(data_dir) as child:
+            with ChildServer(data_dir, MANY_ATTEMPTS) as child:
                 yield child
         finally:
             await remove_containers(data_dir)
+
+
+@pytest.fixture(scope="module")
+async def database(server: ChildServer) -> AsyncIterator[None]:
+    """Open the server's database, used by this process as another one of its processes would."""
+    await get_pool()
+    yield
+    await close_pool()
 
 
 @pytest.fixture

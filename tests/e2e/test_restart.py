@@ -75,6 +75,22 @@ async def test_after_a_crash_a_thread_is_still_nobody_elses(own_server: ChildSer
     assert deleted not in [thread["thread_id"] for thread in await alice.client.threads.search()]
 
 
+async def test_a_crash_forgets_no_assistant(own_server: ChildServer) -> None:
+    alice = await new_user(own_server, "alice")
+    kept: Any = await alice.client.assistants.create("agent", name="kept")
+    await alice.client.assistants.update(kept["assistant_id"], name="renamed")
+    deleted: Any = await alice.client.assistants.create("agent", name="deleted")
+    await alice.client.assistants.delete(deleted["assistant_id"])
+    await crash(own_server)
+    found = await alice.client.assistants.search(metadata={"owner": "alice"})
+    assert [one["name"] for one in found] == ["renamed"]
+    assert len(await alice.client.assistants.get_versions(kept["assistant_id"])) == 2
+    thread_id = await alice.thread()
+    said: dict[str, Any] = {"messages": [{"role": "user", "content": "recall"}]}
+    await alice.client.runs.wait(thread_id, kept["assistant_id"], input=said)
+    assert "recall" in await last_answer(alice.client, thread_id)
+
+
 async def test_an_orderly_stop_keeps_the_same(own_server: ChildServer) -> None:
     alice = await new_user(own_server, "alice")
     thread_id = await alice.thread()

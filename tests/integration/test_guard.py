@@ -1,5 +1,6 @@
 """What is not on the allow-list does not exist, however it is spelled."""
 
+from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import httpx
@@ -21,18 +22,13 @@ THREAD = str(uuid4())
         ("POST", "/deploy"),
         ("GET", "/ui/agent"),
         ("GET", "/ui"),
-        ("GET", "/metrics"),
         ("GET", "/profile"),
         ("POST", "/mcp"),
         ("POST", "/a2a/agent"),
-        ("POST", "/assistants"),
-        ("DELETE", f"/assistants/{THREAD}"),
         ("POST", "/runs/crons"),
+        ("POST", "/runs/crons/search"),
+        ("POST", f"/threads/{THREAD}/runs/crons"),
         ("POST", "/runs/batch"),
-        ("PUT", "/store/items"),
-        ("POST", "/store/items/search"),
-        ("POST", "/threads/prune"),
-        ("POST", f"/threads/{THREAD}/commands"),
         ("POST", "//internal/truncate"),
         ("POST", "/threads/../internal/truncate"),
         ("POST", "/threads/%2e%2e/internal/truncate"),
@@ -91,3 +87,56 @@ async def test_browsers_may_ask_from_loopback_and_studio_only(http: httpx.AsyncC
     assert await allowed("https://smith.langchain.com") == "https://smith.langchain.com"
     assert await allowed("https://evil.example") is None
     assert await allowed("http://localhost.evil.example") is None
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "", "[::2]"]
+)
+async def test_a_page_of_a_foreign_name_that_resolves_to_loopback_is_refused(
+    http: httpx.AsyncClient, alice: User, host: str
+) -> None:
+    answer = await http.post("/threads/search", json={}, headers={**alice.headers, "Host": host})
+    assert answer.status_code in (400, 421)
+    assert (await http.get("/ok", headers={"Host": host or "x"})).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:9", "[::1]:2024", "localhost."])
+async def test_loopback_goes_by_all_its_names(http: httpx.AsyncClient, alice: User, host: str) -> None:
+    answer = await http.post("/threads/search", json={}, headers={**alice.headers, "Host": host})
+    assert answer.status_code == 200
+
+
+async def test_bodies_over_the_limit_are_refused_however_they_come(
+    http: httpx.AsyncClient, alice: User
+) -> None:
+    large = b'{"metadata": {"a": "' + b"a" * (1024 * 1024) + b'"}}'
+
+    async def in_chunks() -> AsyncIterator[bytes]:
+        for start in range(0, len(large), 100_000):
+            yield large[start : start + 100_000]
+
+    assert (await http.post("/threads", content=large, headers=alice.headers)).status_code == 413
+    assert (await http.post("/threads", content=in_chunks(), headers=alice.headers)).status_code == 413
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "X-Forwarded-Host"])
+async def test_metrics_are_for_this_machine_and_not_for_whom_it_forwards(
+    http: httpx.AsyncClient, header: str
+) -> None:
+    assert (await http.get("/metrics")).status_code == 200
+    assert (await http.get("/metrics", headers={header: "127.0.0.1"})).status_code == 404
+
+
+async def test_own_answers_forbid_sniffing_framing_and_caching(http: httpx.AsyncClient, alice: User) -> None:
+    answer = await http.get("/api/sessions", headers=alice.headers)
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cache-control"] == "no-store"
+    assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("origin", ["https://smith.langchain.com", "http://localhost:3000", None])
+async def test_studios_header_opens_nothing_unless_the_operator_says_so(
+    http: httpx.AsyncClient, origin: str | None
+) -> None:
+    headers = {"X-Auth-Scheme": "langsmith"} | ({"Origin": origin} if origin else {})
+    assert (await http.post("/threads/search", json={}, headers=headers)).status_code == 401

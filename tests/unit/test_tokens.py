@@ -2,6 +2,7 @@
 
 import base64
 import json
+import string
 import time
 from collections.abc import Iterator
 
@@ -15,36 +16,52 @@ from auth.errors import InvalidTokenError, WeakSecretKeyError
 from auth.secret import check_strength
 
 KEY = "q8Vn2xTz4Rk7Lw1Jy5Hd9Gf3Bc6Mp0Sa"
+OLD, OLDER = "W3eR5tY7uI9oP1aS2dF4gH6jK8lZ0xCv", "m1N2b3V4c5X6z7L8k9J0hGfDsApOiUyT"
+
+TEXTS = st.text(string.printable, max_size=5)
+
+
+def forget_keys() -> None:
+    settings.get_settings.cache_clear()
+    secret.signing_key.cache_clear()
+    secret.previous_keys.cache_clear()
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _key() -> Iterator[None]:
+def _keys() -> Iterator[None]:
     patch = pytest.MonkeyPatch()
     patch.setenv("SECRET_KEY", KEY)
-    settings.get_settings.cache_clear()
-    secret.signing_key.cache_clear()
+    patch.setenv("SECRET_KEY_PREVIOUS", f"{OLD}, {OLDER},")
+    forget_keys()
     yield
     patch.undo()
-    settings.get_settings.cache_clear()
-    secret.signing_key.cache_clear()
+    forget_keys()
 
 
 def claims(**changes: object) -> dict[str, object]:
     now = int(time.time())
-    return {"sub": "alice", "iat": now, "exp": now + 60, "iss": "warren", "aud": "warren"} | changes
+    return {
+        "sub": "alice",
+        "ver": 0,
+        "iat": now,
+        "exp": now + 60,
+        "iss": "warren",
+        "aud": "warren",
+    } | changes
 
 
 def signed(key: str = KEY, algorithm: str = "HS256", **changes: object) -> str:
     return jwt.encode(claims(**changes), key, algorithm=algorithm)
 
 
-def test_an_issued_token_names_its_user() -> None:
-    token, lifetime = tokens.issue_token("alice")
-    assert tokens.read_token(token).username == "alice"
+def test_an_issued_token_names_its_user_and_version() -> None:
+    token, lifetime = tokens.issue_token("alice", 7)
+    read = tokens.read_token(token)
+    assert (read.username, read.version) == ("alice", 7)
     assert lifetime == 24 * 3600
 
 
-@pytest.mark.parametrize("missing", ["sub", "iat", "exp", "iss", "aud"])
+@pytest.mark.parametrize("missing", ["sub", "ver", "iat", "exp", "iss", "aud"])
 def test_every_claim_is_required(missing: str) -> None:
     payload = claims()
     del payload[missing]
@@ -65,6 +82,11 @@ def test_every_claim_is_required(missing: str) -> None:
         {"sub": 7},
         {"sub": None},
         {"iat": "soon"},
+        {"ver": "0"},
+        {"ver": 0.0},
+        {"ver": True},
+        {"ver": None},
+        {"ver": [0]},
     ],
 )
 def test_forged_or_expired_claims_are_refused(changes: dict[str, object]) -> None:
@@ -95,6 +117,63 @@ def test_the_algorithm_is_not_the_tokens_to_choose(algorithm: str) -> None:
 def test_a_sound_signature_of_another_hash_is_refused() -> None:
     with pytest.raises(InvalidTokenError):
         tokens.read_token(signed(key=KEY * 2, algorithm="HS512"))
+
+
+@pytest.mark.parametrize("key", [OLD, OLDER])
+def test_a_previous_key_still_verifies_until_its_tokens_expire(key: str) -> None:
+    assert tokens.read_token(signed(key=key, sub="bob")).username == "bob"
+    with pytest.raises(InvalidTokenError):
+        tokens.read_token(signed(key=key, exp=1))
+
+
+def test_a_previous_key_never_signs() -> None:
+    token, _ = tokens.issue_token("alice", 0)
+    assert jwt.decode(token, KEY, algorithms=["HS256"], audience="warren")["sub"] == "alice"
+
+
+def test_a_previous_key_that_could_be_guessed_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    forget_keys()
+    monkeypatch.setenv("SECRET_KEY_PREVIOUS", f"{OLD},brief")
+    try:
+        with pytest.raises(WeakSecretKeyError):
+            secret.signing_key()
+        with pytest.raises(WeakSecretKeyError):
+            secret.describe_key()
+    finally:
+        monkeypatch.undo()
+        forget_keys()
+
+
+def test_only_expiry_is_forgiven_to_a_request_that_began_in_time() -> None:
+    assert tokens.read_token(signed(exp=1), may_have_expired=True).username == "alice"
+    for bad in (signed(exp=1, iss="someone"), signed(key=KEY[::-1]), signed(exp=1, ver=None)):
+        with pytest.raises(InvalidTokenError):
+            tokens.read_token(bad, may_have_expired=True)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["sub", "ver", "iat", "exp", "iss", "aud", "nbf", "jti"]),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+            max_leaves=5,
+        ),
+    )
+)
+def test_signed_claims_of_any_shape_are_read_or_refused_and_raise_nothing_else(
+    changes: dict[str, object],
+) -> None:
+    # Whoever had the key for a moment must not find a way to make the server answer 500.
+    try:
+        token = jwt.encode(claims() | changes, KEY, algorithm="HS256")
+    except (TypeError, ValueError, UnicodeEncodeError):
+        return
+    try:
+        read = tokens.read_token(token)
+    except InvalidTokenError:
+        return
+    assert read.username == (claims() | changes)["sub"]
 
 
 @given(st.one_of(st.text(), st.binary().map(lambda raw: raw.decode("latin-1"))))

@@ -1,0 +1,92 @@
+"""A server whose authentication is broken does not start, and one whose door is open notices."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from server.child import clean_environment, free_port, temporary_data_dir
+from server.selfcheck import OpenDoorError, check_that_doors_are_shut
+from server.serve import PROJECT
+
+PACKAGES = ("agent", "auth", "sandbox", "server", "storage")
+
+
+@pytest.fixture
+def copy() -> Iterator[Path]:
+    """Give a copy of the project to break."""
+    with temporary_data_dir() as directory:
+        for package in PACKAGES:
+            shutil.copytree(PROJECT / package, directory / package)
+        shutil.copy(PROJECT / "langgraph.json", directory)
+        yield directory
+
+
+@pytest.fixture(scope="module")
+def data_dir() -> Iterator[Path]:
+    with temporary_data_dir() as path:
+        yield path
+
+
+def serve(project: Path, data_dir: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "server", "serve", "--port", str(free_port()), "--data-dir", str(data_dir)],
+        cwd=project,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("auth/handlers.py", "import nothing_of_that_name\n"),
+        ("auth/handlers.py", "from langgraph_sdk import Auth\nauth = Auth()\n"),
+        ("server/app.py", "raise RuntimeError\n"),
+    ],
+)
+def test_broken_authentication_stops_the_start(copy: Path, data_dir: Path, file: str, text: str) -> None:
+    (copy / file).write_text(text)
+    assert serve(copy, data_dir).returncode != 0
+
+
+def test_authentication_left_out_stops_the_start(copy: Path, data_dir: Path) -> None:
+    config = (copy / "langgraph.json").read_text()
+    (copy / "langgraph.json").write_text(config.replace("./auth/handlers.py:auth", "./open.py:auth"))
+    (copy / "open.py").write_text(
+        "from langgraph_sdk import Auth\nauth = Auth()\n"
+        "@auth.authenticate\nasync def anyone(headers):\n    return {'identity': 'anyone'}\n"
+    )
+    ended = serve(copy, data_dir)
+    assert ended.returncode != 0
+    assert "OpenDoorError" in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("status", [200, 403, 404, 500])
+async def test_the_self_check_takes_only_401_for_an_answer(status: int) -> None:
+    async def answer(*_: object) -> JSONResponse:
+        return JSONResponse({}, status)
+
+    with pytest.raises(OpenDoorError):
+        await check_that_doors_are_shut(
+            Starlette(routes=[Route("/threads/search", answer, methods=["POST"])])
+        )
+
+
+async def test_the_self_check_notices_that_any_token_will_do() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        has_token = any(name == b"authorization" for name, _ in scope["headers"])
+        await JSONResponse({}, 200 if has_token else 401)(scope, receive, send)
+
+    with pytest.raises(OpenDoorError):
+        await check_that_doors_are_shut(app)

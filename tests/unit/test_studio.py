@@ -1,0 +1,96 @@
+"""Studio's header lets a browser on this machine in only where every single condition holds."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from auth import secret
+from auth import settings as auth_settings
+from server import settings, studio
+
+
+class Standing:
+    token_version = 0
+    disabled = False
+
+
+@pytest.fixture(autouse=True)
+def _studio_user(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    async def of_user(username: str) -> Standing | None:
+        return Standing() if username == "alice" else None
+
+    monkeypatch.setattr("auth.standing.of_user", of_user)
+    monkeypatch.setenv("STUDIO_USER", "alice")
+    monkeypatch.setenv("SECRET_KEY", "q8Vn2xTz4Rk7Lw1Jy5Hd9Gf3Bc6Mp0Sa")
+    monkeypatch.setenv("LANGGRAPH_API_URL", "http://127.0.0.1:2024")
+    caches = (settings.get_settings, auth_settings.get_settings, secret.signing_key)
+    for cached in caches:
+        cached.cache_clear()
+    yield
+    for cached in caches:
+        cached.cache_clear()
+
+
+def studio_request(client: str = "127.0.0.1", **changes: str | None) -> dict[str, Any]:
+    headers: dict[str, str | None] = {
+        "host": "localhost:2024",
+        "origin": studio.STUDIO_ORIGIN,
+        "x-auth-scheme": "langsmith",
+    } | {name.replace("_", "-"): value for name, value in changes.items()}
+    raw = [(name.encode(), value.encode()) for name, value in headers.items() if value is not None]
+    return {"type": "http", "client": (client, 1), "headers": raw}
+
+
+async def test_a_browser_on_this_machine_is_let_in() -> None:
+    header = await studio.credentials(studio_request())
+    assert header is not None
+    assert header[0] == b"authorization"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"origin": "https://evil.example"},
+        {"origin": "https://smith.langchain.com.evil.example"},
+        {"origin": None},
+        {"host": "evil.example"},
+        {"host": "warren.example"},
+        {"x_auth_scheme": None},
+        {"x_auth_scheme": "other"},
+        {"forwarded": "for=127.0.0.1"},
+        {"x_forwarded_for": "127.0.0.1"},
+        {"x_forwarded_proto": "https"},
+    ],
+)
+async def test_one_condition_missing_keeps_it_out(changed: dict[str, str | None]) -> None:
+    assert await studio.credentials(studio_request(**changed)) is None
+
+
+@pytest.mark.parametrize("client", ["10.0.0.7", "192.168.1.2", "203.0.113.9", "", "::ffff:10.0.0.1"])
+async def test_another_machine_is_kept_out(client: str) -> None:
+    assert await studio.credentials(studio_request(client=client)) is None
+
+
+@pytest.mark.parametrize(
+    "url", ["http://0.0.0.0:2024", "http://10.0.0.7:2024", "https://x.trycloudflare.com", ""]
+)
+async def test_a_server_that_listens_beyond_loopback_lets_nobody_in(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("LANGGRAPH_API_URL", url)
+    assert await studio.credentials(studio_request()) is None
+
+
+async def test_without_studio_user_nobody_is_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STUDIO_USER")
+    settings.get_settings.cache_clear()
+    assert await studio.credentials(studio_request()) is None
+
+
+async def test_a_user_who_may_not_log_in_cannot_be_acted_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Standing, "disabled", True)
+    assert await studio.credentials(studio_request()) is None
+    monkeypatch.setenv("STUDIO_USER", "nobody")
+    settings.get_settings.cache_clear()
+    assert await studio.credentials(studio_request()) is None
