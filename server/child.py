@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -34,13 +34,22 @@ class ChildServer:
     Its output goes to `log`. Leaving the context stops it, whatever happened.
     """
 
-    def __init__(self, data_dir: Path, environment: Mapping[str, str] | None = None, jobs: int = 10) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        environment: Mapping[str, str] | None = None,
+        jobs: int = 10,
+        project: Path = PROJECT,
+        command: Sequence[str] = (sys.executable, "-m", "server"),
+    ) -> None:
         self.data_dir = data_dir
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = data_dir / f"server-{self.port}.log"
         self._environment = {**clean_environment(), **(environment or {})}
         self._jobs = jobs
+        self._project = project
+        self._command = command
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -59,8 +68,8 @@ class ChildServer:
         arguments = ["--port", str(self.port), "--data-dir", str(self.data_dir), "--jobs", str(self._jobs)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own command
-                [sys.executable, "-m", "server", "serve", *arguments],
-                cwd=PROJECT,
+                [*self._command, "serve", *arguments],
+                cwd=self._project,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

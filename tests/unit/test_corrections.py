@@ -10,15 +10,17 @@ from uuid import UUID, uuid4
 
 import pytest
 from starlette.exceptions import HTTPException
+from structlog.testing import capture_logs
 
 from server import corrections
 
-READ_BY_US = "3ecd01a8bfaaa2cc"
+READ_BY_US = "d2583bbf6cba32cd"
 UPSTREAM_CHANGED = """
-What server/corrections.py replaces has changed upstream. Read `ops.Threads.delete` and `patch` and
-`_adapter._CustomCheckpointerAdapter` again: if the rows are now found again after what is awaited, and
-aget_delta_channel_history is forwarded, delete the correction; else adapt it, then KNOWN_RUNTIME or KNOWN_API
-there and READ_BY_US here. Now it is """
+What server/corrections.py replaces has changed upstream. Read `ops.Threads.delete` and `patch`,
+`_adapter._CustomCheckpointerAdapter` and `CustomAuthBackend.authenticate` again: if the rows are now found
+again after what is awaited, aget_delta_channel_history is forwarded, or nothing is logged for every request,
+delete that correction; else adapt it, then KNOWN_RUNTIME or KNOWN_API there and READ_BY_US here.
+Now it is """
 
 
 @pytest.fixture
@@ -29,9 +31,18 @@ def adapter(ops: ModuleType) -> type:
 
 
 @pytest.fixture
-def original(ops: ModuleType, adapter: type) -> Iterator[dict[str, Any]]:
+def custom(ops: ModuleType) -> ModuleType:
+    from langgraph_api.auth import custom  # noqa: PLC0415 - as above
+
+    return custom
+
+
+@pytest.fixture
+def original(ops: ModuleType, adapter: type, custom: ModuleType) -> Iterator[dict[str, Any]]:
     kept = {name: inspect.getattr_static(ops.Threads, name) for name in ("delete", "patch")}
+    logger = custom.logger
     yield kept
+    custom.logger = logger
     for name, method in kept.items():
         setattr(ops.Threads, name, method)
     if "aget_delta_channel_history" in vars(adapter):
@@ -66,8 +77,8 @@ async def drain(rows: Any) -> list[Any]:
     return [row async for row in await rows]
 
 
-def test_upstream_is_what_was_read(original: dict[str, Any], adapter: type) -> None:
-    parts = [original["delete"], original["patch"], adapter]
+def test_upstream_is_what_was_read(original: dict[str, Any], adapter: type, custom: ModuleType) -> None:
+    parts = [original["delete"], original["patch"], adapter, custom.CustomAuthBackend.authenticate]
     text = "".join(inspect.getsource(part) for part in parts)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     assert digest == READ_BY_US, UPSTREAM_CHANGED + digest
@@ -138,6 +149,16 @@ async def test_a_conversation_is_read_as_its_saver_reads_it(
     wrapped = object.__new__(adapter)
     wrapped._inner = Saver()
     assert await wrapped.aget_delta_channel_history(config=1, channels=["m"]) == {"asked": (1, ["m"])}
+
+
+async def test_authentication_logs_what_is_wrong_and_nothing_else(
+    custom: ModuleType, original: dict[str, Any]
+) -> None:
+    assert corrections.install()
+    with capture_logs() as logs:
+        await custom.logger.ainfo("Resolved authentication handler")
+        await custom.logger.aerror("Error authenticating request")
+    assert [log["log_level"] for log in logs] == ["error"]
 
 
 def test_installing_twice_changes_nothing_more(ops: ModuleType, original: dict[str, Any]) -> None:
