@@ -1,5 +1,6 @@
 """How the agent is put together: model, backend, approvals, limits."""
 
+from collections.abc import Callable
 from typing import Any
 
 from deepagents import SubAgent, create_deep_agent
@@ -16,6 +17,7 @@ from langgraph.graph.state import CompiledStateGraph
 
 from agent.audit import AuditedApprovals, RecordDecisions
 from agent.limits import CallLimits
+from agent.prefetch import SandboxAhead
 from agent.prompt import SUB_AGENT_PROMPT, SYSTEM_PROMPT, WORKSPACE
 from agent.settings import AgentSettings, get_settings
 from storage.audit import record_decisions
@@ -30,11 +32,13 @@ def build_graph(
     backend: BackendProtocol,
     settings: AgentSettings | None = None,
     record: RecordDecisions = record_decisions,
+    prepare: Callable[[], None] | None = None,
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
     """Compile the agent. It takes about 0.1 s, so it is done once and not per run.
 
     The checkpointer and the store are left out: the platform puts its own in. `record` is where decisions
-    on tool calls are written before they are carried out.
+    on tool calls are written before they are carried out. `prepare` gets the backend ready for the current
+    run, where that takes time; see `SandboxAhead`.
     """
     settings = settings or get_settings()
     general_purpose: SubAgent = {
@@ -50,7 +54,7 @@ def build_graph(
         # deepagents reads artifacts_root off a CompositeBackend and off nothing else.
         backend=CompositeBackend(default=backend, routes={}, artifacts_root=ARTIFACTS_ROOT),
         system_prompt=SYSTEM_PROMPT,
-        middleware=_safeguards(settings, record),
+        middleware=[*([SandboxAhead(prepare)] if prepare else []), *_safeguards(settings, record)],
         subagents=[general_purpose],
         # The audited gate takes the place of the one that this makes.
         interrupt_on=_approvals(settings),

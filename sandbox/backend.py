@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from deepagents.backends.protocol import (
     DeleteResult,
     EditResult,
+    ExecuteOffloadResult,
     ExecuteResponse,
     FileDownloadResponse,
     FileUploadResponse,
@@ -23,6 +24,7 @@ from deepagents.backends.sandbox import BaseSandbox
 from sandbox.containers import Containers, get_containers
 from sandbox.errors import SandboxError
 from sandbox.identity import current_identity
+from sandbox.previews import preview
 from sandbox.thread_sandbox import ThreadSandbox
 
 logger = logging.getLogger(__name__)
@@ -44,11 +46,49 @@ class SandboxBackend(BaseSandbox):
     def id(self) -> str:
         return "warren"
 
+    def prepare(self) -> None:
+        """Begin to make or resume the sandbox of the current run, on its event loop. Never raises."""
+        try:
+            session = current_identity()
+        except SandboxError:
+            return
+        self._containers.prepare(session)
+
     async def aexecute(self, command: str, *, timeout: int | None = None) -> ExecuteResponse:  # noqa: ASYNC109
         def failed(problem: str) -> ExecuteResponse:
             return ExecuteResponse(f"Error: {problem}", exit_code=1)
 
         return await self._route(failed, lambda sandbox: sandbox.run(command, timeout))
+
+    async def aexecute_with_offload(
+        self,
+        command: str,
+        capture_path: str,
+        *,
+        max_inline_bytes: int,
+        max_capture_bytes: int | None = None,
+        timeout: int | None = None,  # noqa: ASYNC109 - deepagents' signature
+    ) -> ExecuteOffloadResult:
+        """Run a command; output that is too long for the model goes into a file, and a preview comes back.
+
+        What a command writes is bounded before it gets here, so there is no need to wrap the command in a
+        script that captures it, as deepagents' own way does.
+        """
+        response = await self.aexecute(command, timeout=timeout)
+        output = response.output.encode(errors="replace")
+        if len(output) <= max_inline_bytes:
+            return ExecuteOffloadResult(offloaded=False, response=response)
+        kept = output[:max_capture_bytes]
+        [uploaded] = await self.aupload_files([(capture_path, kept)])
+        if uploaded.error:
+            return ExecuteOffloadResult(offloaded=False, response=response)
+        shown, has_marker = preview(response.output)
+        truncated = response.truncated or len(kept) < len(output)
+        return ExecuteOffloadResult(
+            offloaded=True,
+            response=ExecuteResponse(shown, response.exit_code, truncated),
+            preview_has_truncation_marker=has_marker,
+        )
 
     async def als(self, path: str) -> LsResult:
         return await self._route(lambda problem: LsResult(error=problem), lambda it: it.als(path))
@@ -116,6 +156,25 @@ class SandboxBackend(BaseSandbox):
 
     def execute(self, command: str, *, timeout: int | None = None) -> ExecuteResponse:
         return self._wait(self.aexecute(command, timeout=timeout))
+
+    def execute_with_offload(
+        self,
+        command: str,
+        capture_path: str,
+        *,
+        max_inline_bytes: int,
+        max_capture_bytes: int | None = None,
+        timeout: int | None = None,
+    ) -> ExecuteOffloadResult:
+        return self._wait(
+            self.aexecute_with_offload(
+                command,
+                capture_path,
+                max_inline_bytes=max_inline_bytes,
+                max_capture_bytes=max_capture_bytes,
+                timeout=timeout,
+            )
+        )
 
     def ls(self, path: str) -> LsResult:
         return self._wait(self.als(path))

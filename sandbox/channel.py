@@ -12,12 +12,15 @@ from typing import Protocol
 import aiohttp
 from aiodocker.exceptions import DockerError
 
+from sandbox.egress import WayOut
+from sandbox.egress_streams import EgressStreams
 from sandbox.errors import NoAnswerError, NotStartedError, OperationFailedError, SandboxLostError
 from sandbox.toolbox.frames import (
     BEGUN,
     CANCEL,
     CHUNK_BYTES,
     DATA,
+    DIAL,
     FAILURE,
     PING,
     PONG,
@@ -71,7 +74,8 @@ class ByteStream(Protocol):
 class _Call:
     """A call whose answer has not come. One that has not begun can be made again."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, operation: str, limit: int) -> None:
+        self.operation = operation
         self.limit = limit
         self.has_begun = False
         self.frames = 0
@@ -87,11 +91,15 @@ class Channel:
         stream: An open one, which the channel closes.
         revive: Asked when the sandbox is silent for long: makes it go on if it was paused, and tells whether
             there is any hope.
+        way_out: Connects the sandbox to the world. None: it is not connected, and must not ask.
     """
 
-    def __init__(self, stream: ByteStream, revive: Callable[[], Awaitable[bool]]) -> None:
+    def __init__(
+        self, stream: ByteStream, revive: Callable[[], Awaitable[bool]], way_out: WayOut | None = None
+    ) -> None:
         self._stream = stream
         self._revive = revive
+        self._streams = EgressStreams(self._send_for_stream, way_out) if way_out else None
         self._reader = FrameReader()
         self._calls: dict[int, _Call] = {}
         self._last_id = 0
@@ -105,6 +113,11 @@ class Channel:
     @property
     def is_closed(self) -> bool:
         return self._is_closed
+
+    @property
+    def is_idle(self) -> bool:
+        """Tell whether nothing is waited for, and nothing that the sandbox has asked for is open."""
+        return not self._calls and not (self._streams and self._streams.tasks)
 
     async def answers(self) -> None:
         """Wait for the first word of the toolbox.
@@ -156,7 +169,7 @@ class Channel:
             raise NotStartedError
         number = self._next_id()
         head = _head(number, operation, args, len(data))
-        call = self._calls[number] = _Call(limit or ANSWER_BYTES_OF.get(operation, ANSWER_BYTES))
+        call = self._calls[number] = _Call(operation, limit or ANSWER_BYTES_OF.get(operation, ANSWER_BYTES))
         self._watch()
         try:
             async with asyncio.timeout(timeout):
@@ -175,11 +188,26 @@ class Channel:
             raise answer
         return answer, bytes(call.body)
 
+    async def end_all(self, operation: str) -> None:
+        """Ask for the end of all calls of an operation. Whoever made them gets what there is until then.
+
+        Raises:
+            NotStartedError: the connection is closed or broke.
+        """
+        for number, call in list(self._calls.items()):
+            if call.operation == operation:
+                try:
+                    await self._stream.send(pack(CANCEL, number))
+                except _BROKEN:
+                    self._end()
+                    raise NotStartedError from None
+
     async def close(self) -> None:
         """Close the connection, which ends the commands that were begun over it."""
         self._end()
         self._receiver.cancel()
-        await asyncio.wait([self._receiver, *self._tasks])
+        streams = self._streams.tasks if self._streams else ()
+        await asyncio.wait([self._receiver, *self._tasks, *streams])
 
     def _next_id(self) -> int:
         while True:
@@ -203,7 +231,10 @@ class Channel:
             while received := await self._stream.receive():
                 self._has_heard.set()
                 for kind, number, payload in self._reader.feed(received):
-                    self._take(kind, number, payload)
+                    if kind >= DIAL and self._streams is not None:
+                        self._streams.take(kind, number, payload)
+                    else:
+                        self._take(kind, number, payload)
                 if len(received) > _LONG:
                     await asyncio.sleep(0)  # a flood must not have the event loop for itself
         except FrameError as error:
@@ -251,8 +282,16 @@ class Channel:
             self._settle(number, SandboxLostError() if call.has_begun else NotStartedError())
         if self._watchdog is not None:
             self._watchdog.cancel()
+        if self._streams is not None:
+            self._streams.cancel()
         if asyncio.current_task() is not self._receiver:
             self._receiver.cancel()
+
+    async def _send_for_stream(self, data: bytes) -> None:
+        try:
+            await self._stream.send(data)
+        except _BROKEN:
+            self._end()
 
     async def _cancel_surely(self, number: int, call: _Call) -> None:
         """Cancel a call and see it end, even if this task is cancelled again meanwhile."""

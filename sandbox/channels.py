@@ -11,6 +11,7 @@ from aiodocker.containers import DockerContainer
 from aiodocker.exceptions import DockerError
 
 from sandbox.channel import Channel
+from sandbox.egress import Egress, WayOut
 from sandbox.errors import NotStartedError
 from sandbox.relay import DockerStream, attach_by_relay
 from storage.ids import SessionId
@@ -28,9 +29,14 @@ class _Open:
 
 
 class Channels:
-    """Opens, finds and closes channels. Whoever opens or closes one holds the thread's lock."""
+    """Opens, finds and closes channels. Whoever opens or closes one holds the thread's lock.
 
-    def __init__(self) -> None:
+    Args:
+        egress: The sandboxes' way out, if they have one.
+    """
+
+    def __init__(self, egress: Egress | None = None) -> None:
+        self.egress = egress
         self._open: dict[SessionId, _Open] = {}
 
     async def find(self, session: SessionId, is_live: Callable[[], Awaitable[bool]]) -> Channel | None:
@@ -54,9 +60,9 @@ class Channels:
         """
         await self.close(session)
         try:
-            channel = await _connect(container, await attach_by_relay(container))
+            channel = await self._connect(session, container, await attach_by_relay(container))
         except NotStartedError:
-            channel = await _connect(container, await attach_by_relay(container))
+            channel = await self._connect(session, container, await attach_by_relay(container))
         self._open[session] = _Open(channel, asyncio.get_running_loop().time())
         return channel
 
@@ -64,13 +70,18 @@ class Channels:
         """Connect over the stream of a new container, if its toolbox answers there; otherwise `open` will."""
         await self.close(session)
         with suppress(NotStartedError):
-            channel = await _connect(container, stream)
+            channel = await self._connect(session, container, stream)
             self._open[session] = _Open(channel, asyncio.get_running_loop().time())
 
     def get(self, session: SessionId) -> Channel | None:
         """Return the open channel of a thread that is known to be live."""
         found = self._open.get(session)
         return found.channel if found and not found.channel.is_closed else None
+
+    def idle_beyond(self, kept: int) -> list[SessionId]:
+        """Return whose channels are idle, but for those `kept` that were used last."""
+        by_use = sorted(self._open, key=lambda session: self._open[session].checked_at, reverse=True)
+        return [session for session in by_use[kept:] if self._open[session].channel.is_idle]
 
     async def close(self, session: SessionId) -> None:
         """Close a thread's channel. What was begun over it and still runs is ended. Safe to repeat."""
@@ -80,15 +91,15 @@ class Channels:
     async def close_all(self) -> None:
         await asyncio.gather(*(self.close(session) for session in list(self._open)))
 
-
-async def _connect(container: DockerContainer, stream: DockerStream) -> Channel:
-    channel = Channel(stream, lambda: _revive(container))
-    try:
-        await channel.answers()
-    except BaseException:
-        await channel.close()
-        raise
-    return channel
+    async def _connect(self, session: SessionId, container: DockerContainer, stream: DockerStream) -> Channel:
+        way_out = WayOut(self.egress, session) if self.egress else None
+        channel = Channel(stream, lambda: _revive(container), way_out)
+        try:
+            await channel.answers()
+        except BaseException:
+            await channel.close()
+            raise
+        return channel
 
 
 async def _revive(container: DockerContainer) -> bool:

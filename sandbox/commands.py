@@ -20,6 +20,9 @@ OUTPUT_LIMIT_BYTES = 64 << 20
 COMMAND_LIMIT_BYTES = 1 << 20
 """The longest command."""
 
+LARGEST_FILE_BYTES = (1 << 40) - 1
+"""The largest file that a command may write, whatever else is allowed."""
+
 REFUSED = 126
 """Exit code of a command that was never run, as a shell has it for what cannot be executed."""
 
@@ -35,7 +38,7 @@ _LAST_CODE = 255
 
 
 async def run_command(
-    channel: Channel, command: str, seconds: int | None, keep: int = OUTPUT_BYTES
+    channel: Channel, command: str, seconds: int | None, keep: int = OUTPUT_BYTES, *, largest_file: int
 ) -> ExecuteResponse:
     """Run a shell command in /workspace and return its output, standard error included, and its exit code.
 
@@ -48,6 +51,7 @@ async def run_command(
         command: What `sh` is to run, up to COMMAND_LIMIT_BYTES.
         seconds: How long it may take. None: as the settings say. 0: as long as is possible at all.
         keep: Bytes of output that are returned; more of it sets `truncated`.
+        largest_file: Bytes that a file may have to be written to.
 
     Raises:
         NotStartedError: the sandbox cannot run anything.
@@ -73,6 +77,7 @@ async def run_command(
             "keep": keep,
             "flood": OUTPUT_LIMIT_BYTES,
             "files": get_settings().sandbox_open_files,
+            "file_bytes": min(largest_file, LARGEST_FILE_BYTES),
         },
         text,
         timeout=limit + _GRACE_SECONDS,

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiodocker
 import aiohttp
@@ -70,6 +71,20 @@ class Engine:
                 if error := message.get("error") or (message.get("message") if not response.ok else None):
                     raise DockerError(response.status, "\n".join([*said, error]))
         return list(said)
+
+    async def get(self, path: str, params: dict[str, str]) -> dict[str, Any]:
+        """Ask the engine for something that aiodocker's own methods cannot ask for.
+
+        Raises:
+            DockerError: the engine refused.
+        """
+        await self.docker.version()  # settles the API version
+        url = f"{self.docker.docker_host}/{self.docker.api_version}/{path}"
+        async with self.session.get(url, params=params) as response:
+            answer: dict[str, Any] = await response.json()
+            if not response.ok:
+                raise DockerError(response.status, answer.get("message", ""))
+            return answer
 
     async def close(self) -> None:
         await self.docker.close()

@@ -27,6 +27,16 @@ class ImageError(SandboxError):
     """The sandbox image could not be built."""
 
 
+class UnknownRuntimeError(SandboxError):
+    """The engine has no OCI runtime of the name that SANDBOX_RUNTIME says."""
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        super().__init__(
+            f"Docker has no runtime {name}, which SANDBOX_RUNTIME names; it has {', '.join(known)}. "
+            "Runtimes are added in the engine's daemon.json."
+        )
+
+
 class NoIdentityError(SandboxError):
     """There is no sandbox for this run: it has no authenticated user, or no thread."""
 
@@ -49,3 +59,11 @@ class OperationFailedError(SandboxError):
 
 class NoAnswerError(SandboxError):
     """The sandbox did not answer in time. What was asked for may have been done or not."""
+
+
+class DiskFullError(SandboxError):
+    """There is no room for what was to be written."""
+
+
+class AtCapacityError(SandboxError):
+    """As many sandboxes as may run are at work."""

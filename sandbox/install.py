@@ -10,11 +10,12 @@ from pathlib import Path
 from sandbox.engine import EngineInfo, engine_info
 from sandbox.errors import DockerUnreachableError
 from sandbox.host import Progress, apt_install, can_install, run, tail
-from storage.settings import get_settings as get_storage_settings
 
 _START_SECONDS = 60
 _OTHERS_START_SECONDS = 10
 _POLL_SECONDS = 0.2
+_LOG = Path("/var/log/warren-dockerd.log")
+"""Not in the data directory: the engine outlives this process, and may outlive that."""
 
 
 async def ensure_engine(progress: Progress) -> EngineInfo:
@@ -45,9 +46,8 @@ async def ensure_engine(progress: Progress) -> EngineInfo:
         progress("Starting Docker with systemd")
         await run(["systemctl", "start", "docker"])
         return await _answer(progress, None, None)
-    log = get_storage_settings().data_dir / "dockerd.log"
-    progress(f"Starting dockerd; its log is {log}")
-    return await _answer(progress, await asyncio.to_thread(start_daemon, ["dockerd"], log), log)
+    progress(f"Starting dockerd; its log is {_LOG}")
+    return await _answer(progress, await asyncio.to_thread(start_daemon, ["dockerd"], _LOG), _LOG)
 
 
 def start_daemon(command: list[str], log: Path) -> "subprocess.Popen[bytes]":

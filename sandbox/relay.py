@@ -3,6 +3,8 @@
 A relay is an exec'd process that hands its input and output over to the toolbox.
 """
 
+import asyncio
+
 from aiodocker.containers import DockerContainer
 from aiodocker.exceptions import DockerError
 from aiodocker.stream import Stream
@@ -53,7 +55,8 @@ class DockerStream:
             ConnectionError: the connection is gone.
         """
         try:
-            await self._stream.write_in(data)
+            # All who wait for room wait for one future of aiodocker's: one that is cancelled would cancel it.
+            await asyncio.shield(self._stream.write_in(data))
         except (AssertionError, RuntimeError) as error:  # so aiodocker says that there is no connection
             raise ConnectionResetError from error
 

@@ -2,11 +2,12 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from sandbox.egress_rules import Rule, parse_rules
 from storage.settings import get_settings as get_storage_settings
 
 MAX_COMMAND_TIMEOUT_SECONDS = 3600
@@ -52,11 +53,49 @@ class SandboxSettings(BaseSettings):
     """Size of a sandbox's /tmp in MiB, up to half of its memory. It is in memory and gone when the container
     is."""
 
+    sandbox_disk_mb: int = Field(default=2048, ge=0, le=1 << 20)
+    """MiB of the disk that a workspace may take. What fills it is ended, and nothing more is written until
+    something has been deleted. 0: no limit."""
+
+    user_disk_mb: int = Field(default=10_240, ge=0)
+    """MiB of the disk that all workspaces of one user may take together. 0: no limit."""
+
     sandbox_command_timeout_seconds: int = Field(default=120, ge=1, le=MAX_COMMAND_TIMEOUT_SECONDS)
     """How long a command may run when the model does not ask for a time of its own."""
 
-    sandbox_network: Literal["none"] = "none"
-    """What a sandbox reaches: nothing."""
+    sandbox_idle_seconds: int = Field(default=600, ge=1)
+    """When a sandbox is paused in which no call is under way and none has been for so long. What its commands
+    left running stands still until it is used again."""
+
+    sandbox_remove_seconds: int = Field(default=86_400, ge=1)
+    """When the container of a sandbox is removed that has not been used for so long. The workspace stays."""
+
+    sandbox_max_running: int = Field(default=32, ge=1)
+    """Sandboxes that may run at once on this server, paused ones not counted; all processes of one data
+    directory together. Idle ones are paused to make room."""
+
+    sandbox_max_per_user: int = Field(default=8, ge=1)
+    """Sandboxes of one user that may run at once. Their idle ones are paused to make room."""
+
+    sandbox_network: Literal["none", "egress"] = "none"
+    """What a sandbox reaches: nothing, or the hosts of SANDBOX_EGRESS_ALLOW through a proxy."""
+
+    sandbox_egress_allow: Annotated[tuple[Rule, ...], NoDecode] = ()
+    """Hosts that sandboxes may reach with `egress`, separated by commas: `pypi.org` (on port 443),
+    `*.example.org` (all below it), `git.example.org:8443`. Their addresses must be public, except those that
+    are named here: `mirror.example.org=10.0.0.5` is found there without a lookup, and `10.0.0.6:8443`."""
+
+    sandbox_egress_mb: int = Field(default=10_240, ge=1)
+    """MiB that one sandbox may move within 24 hours, in both directions together; counted by each server
+    process for itself."""
+
+    sandbox_runtime: str | None = None
+    """The engine's OCI runtime that sandboxes run with, such as `runsc`. Unset: the engine's default."""
+
+    @field_validator("sandbox_egress_allow", mode="before")
+    @classmethod
+    def _read_rules(cls, value: object) -> object:
+        return parse_rules(value) if isinstance(value, str) else value
 
     @property
     def workspace_root_for_docker(self) -> Path:

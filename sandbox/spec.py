@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sandbox.settings import SandboxSettings
+from sandbox.toolbox.proxy import ADDRESS
 from storage.ids import SessionId
 
 WORKSPACE = "/workspace"
@@ -70,7 +71,7 @@ def container_spec(  # noqa: PLR0913, PLR0917 - each is a part of the container
         "Cmd": [],
         "User": f"{uid}:{gid}",
         "WorkingDir": WORKSPACE,
-        "Env": [f"HOME={WORKSPACE}", "USER=agent", "LOGNAME=agent"],
+        "Env": [f"HOME={WORKSPACE}", "USER=agent", "LOGNAME=agent", *_proxy_variables(settings)],
         "OpenStdin": True,
         "StdinOnce": True,
         "Hostname": "sandbox",
@@ -87,6 +88,20 @@ def container_spec(  # noqa: PLR0913, PLR0917 - each is a part of the container
         SPEC_LABEL: digest,
     }
     return ContainerSpec(container_name(instance, session), config, uid, gid)
+
+
+def _proxy_variables(settings: SandboxSettings) -> list[str]:
+    """Say where the proxy is, to those who ask for it in lower case, in capitals, or both."""
+    if settings.sandbox_network == "none":
+        return []
+    proxy = "http://{}:{}".format(*ADDRESS)
+    variables = {
+        # Plain HTTP is refused there, with a reason: better than a name that cannot be looked up.
+        "http_proxy": proxy,
+        "https_proxy": proxy,
+        "no_proxy": "localhost,127.0.0.1,::1",
+    }
+    return [f"{spelt}={value}" for name, value in variables.items() for spelt in (name, name.upper())]
 
 
 def _host_config(settings: SandboxSettings, source: Path) -> dict[str, Any]:
@@ -108,7 +123,8 @@ def _host_config(settings: SandboxSettings, source: Path) -> dict[str, Any]:
         "ShmSize": shared,
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges:true"],  # the default seccomp profile comes on top by itself
-        "NetworkMode": settings.sandbox_network,
+        "NetworkMode": "none",  # with egress as well: there is a proxy on loopback, and no route
+        **({"Runtime": settings.sandbox_runtime} if settings.sandbox_runtime else {}),
         "IpcMode": "private",
         "PidsLimit": settings.sandbox_pids,
         "Memory": memory,

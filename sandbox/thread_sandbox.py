@@ -6,13 +6,15 @@ from typing import TypeVar
 from deepagents.backends.protocol import ExecuteResponse
 
 from sandbox.channel import Channel
-from sandbox.commands import run_command
 from sandbox.containers import Containers
 from sandbox.errors import NotStartedError, SandboxLostError
 from sandbox.file_operations import FileOperations
 from storage.ids import SessionId
 
 Answer = TypeVar("Answer")
+
+_WRITING = frozenset({"upload", "edit"})
+_CHANGING = _WRITING | {"delete"}
 
 
 class ThreadSandbox(FileOperations):
@@ -29,7 +31,8 @@ class ThreadSandbox(FileOperations):
 
     async def run(self, command: str, timeout: int | None) -> ExecuteResponse:  # noqa: ASYNC109 - passed on
         """Run a command for the model."""
-        return await self._within(lambda channel: run_command(channel, command, timeout))
+        disk = await self._containers.disk_limits()
+        return await self._within(lambda channel: disk.run(self._session, channel, command, timeout))
 
     async def call(
         self,
@@ -40,14 +43,24 @@ class ThreadSandbox(FileOperations):
         timeout: float,  # noqa: ASYNC109 - passed on
     ) -> tuple[dict[str, object], bytes]:
         """Have the toolbox do a file operation."""
-        return await self._within(lambda channel: channel.call(operation, args, data, timeout=timeout))
+        disk = await self._containers.disk_limits()
+        if operation in _WRITING:
+            await disk.admit(self._session, len(data))
+        else:
+            await disk.watch(self._session)
+        try:
+            return await self._within(lambda channel: channel.call(operation, args, data, timeout=timeout))
+        finally:
+            if operation in _CHANGING:
+                disk.changed(self._session)
 
     async def _within(self, work: Callable[[Channel], Awaitable[Answer]]) -> Answer:
         """Do something in the container; once more if it did not begin, then in a fresh one."""
-        for afresh in (False, False, True):
-            try:
-                channel = await self._containers.channel(self._session, afresh=afresh)
-                return await work(channel)
-            except NotStartedError as error:
-                problem = error
+        with self._containers.using(self._session):
+            for afresh in (False, False, True):
+                try:
+                    channel = await self._containers.channel(self._session, afresh=afresh)
+                    return await work(channel)
+                except NotStartedError as error:
+                    problem = error
         raise SandboxLostError(f"The sandbox cannot run anything: {problem}")

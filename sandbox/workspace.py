@@ -1,18 +1,17 @@
 """The directories that the sandboxes work in: `{root}/{owner}/{owner}-{thread id}`, one per thread.
 
-What is in a thread's directory was written by code that nobody trusts. Only removal looks into it, by
-descriptors and never through a symbolic link.
+What is in a thread's directory was written by code that nobody trusts. Only removal looks into it, and what
+measures it (`sandbox.disk`): by descriptors and never through a symbolic link.
 """
 
 import asyncio
 import logging
 import os
-import stat
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from uuid import uuid4
 
+from sandbox.directories import DIRECTORY, open_directory
 from sandbox.errors import SandboxError
 from storage.ids import SessionId
 
@@ -22,7 +21,6 @@ _PASS_THROUGH = 0o711
 _PRIVATE = 0o700
 _BATCH = 1000
 _TRASH = ".trash"  # no username begins with a dot
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,7 @@ class Workspaces:
         _make_directory(self.root, _PASS_THROUGH)
         _make_directory(directory.parent, _PASS_THROUGH)
         _make_directory(directory, _PRIVATE)
-        descriptor = os.open(directory, _DIRECTORY)
+        descriptor = os.open(directory, DIRECTORY)
         try:
             # Every time: an earlier process may have ended in between, and its owner may have opened it to
             # all.
@@ -90,7 +88,7 @@ class Workspaces:
             self._remove_trashed(leftover.name)
 
     def _remove_trashed(self, name: str) -> None:
-        trash = os.open(self.root / _TRASH, _DIRECTORY)
+        trash = os.open(self.root / _TRASH, DIRECTORY)
         try:
             remove_tree(trash, name)
         except OSError as error:
@@ -103,7 +101,8 @@ def remove_tree(parent: int, name: str) -> None:
     """Remove `name` in the directory that the descriptor `parent` is open on, and everything below it.
 
     Each subdirectory is moved up into `parent` before it is emptied. So neither depth nor long paths matter,
-    no more than two descriptors are open, and nothing is reached by a path that could lead elsewhere.
+    no more than two descriptors are open, and nothing is reached by a path that could lead elsewhere. However
+    many there are, few names are held at once.
 
     Raises:
         OSError: something could not be removed; the rest is.
@@ -111,52 +110,59 @@ def remove_tree(parent: int, name: str) -> None:
     failure: OSError | None = None
     pending = [name]
     while pending:
-        directory = pending.pop()
+        directory = pending[-1]
         try:
-            pending += _empty(parent, directory)
+            moved, problem = _empty(parent, directory)
+            failure = failure or problem
+            if moved:
+                pending += moved
+                continue
             os.rmdir(directory, dir_fd=parent)
         except NotADirectoryError:
             os.unlink(directory, dir_fd=parent)
         except FileNotFoundError:
-            continue
+            pass
         except OSError as error:
-            failure = error
+            failure = failure or error
+        pending.pop()
     if failure is not None:
         raise failure
 
 
-def _empty(parent: int, name: str) -> list[str]:
-    """Unlink the files in a directory, move its subdirectories up, and return their new names."""
-    _let_owner_in(parent, name)
-    moved = []
-    descriptor = os.open(name, _DIRECTORY, dir_fd=parent)
+def _empty(parent: int, name: str) -> tuple[list[str], OSError | None]:
+    """Unlink the files in a directory and move some subdirectories up.
+
+    Returns their new names, of which there are none when no more can be done, and what was in the way.
+    """
+    moved: list[str] = []
+    problem: OSError | None = None
+    descriptor = open_directory(name, parent)
     try:
-        while found := _first_entries(descriptor):
-            for entry_name, is_directory in found:
-                if is_directory:
-                    _let_owner_in(descriptor, entry_name)
-                    moved.append(f"{name.partition('.')[0]}.{uuid4().hex}")
-                    os.rename(entry_name, moved[-1], src_dir_fd=descriptor, dst_dir_fd=parent)
-                else:
-                    os.unlink(entry_name, dir_fd=descriptor)
+        has_shrunk = True
+        while has_shrunk and len(moved) < _BATCH:
+            has_shrunk, problem = False, None
+            with os.scandir(descriptor) as entries:
+                for entry in entries:
+                    try:
+                        if entry.is_dir(follow_symlinks=False):
+                            moved.append(_move_up(entry.name, descriptor, parent, name))
+                        else:
+                            os.unlink(entry.name, dir_fd=descriptor)
+                        has_shrunk = True
+                    except OSError as error:
+                        problem = error
+                    if len(moved) == _BATCH:
+                        break
     finally:
         os.close(descriptor)
-    return moved
+    return moved, problem
 
 
-def _first_entries(directory: int) -> list[tuple[str, bool]]:
-    """Return the names of some entries, and which are directories: a list of all may not fit in memory."""
-    with os.scandir(directory) as entries:
-        return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in islice(entries, _BATCH)]
-
-
-def _let_owner_in(parent: int, name: str) -> None:
-    """Undo what a program did to its own directory with chmod. Root needs no permission."""
-    if os.geteuid() == 0:
-        return
-    mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
-    if stat.S_ISDIR(mode) and mode & _PRIVATE != _PRIVATE:
-        os.chmod(name, _PRIVATE, dir_fd=parent)
+def _move_up(entry: str, directory: int, parent: int, name: str) -> str:
+    os.close(open_directory(entry, directory))  # to be moved it has to be open to its owner
+    new_name = f"{name.partition('.')[0]}.{uuid4().hex}"
+    os.rename(entry, new_name, src_dir_fd=directory, dst_dir_fd=parent)
+    return new_name
 
 
 def _make_directory(path: Path, mode: int) -> None:

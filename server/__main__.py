@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         from server.doctor import doctor  # noqa: PLC0415
 
         return doctor(options.host, options.port, options.data_dir)
-    if options.command in ("audit", "users"):
+    if options.command in ("audit", "sandboxes", "users"):
         return _look_after(options)
     if options.command == "test":
         from server.checks import run_tests  # noqa: PLC0415
@@ -50,6 +50,10 @@ def _look_after(options: argparse.Namespace) -> int:
         from server.audit import print_audit  # noqa: PLC0415
 
         return print_audit(options)
+    if options.command == "sandboxes":
+        from server.sandboxes import sandboxes  # noqa: PLC0415
+
+        return sandboxes(options)
     from server.users import users  # noqa: PLC0415
 
     return users(options)
@@ -79,6 +83,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_place(commands.add_parser("doctor", help="check every requirement and say how to fix what fails"))
 
     _add_users(commands.add_parser("users", help="add, list, disable and enable users, set passwords"))
+
+    _add_sandboxes(
+        commands.add_parser(
+            "sandboxes",
+            help="list the sandboxes, or remove those out of use",
+            description="Without a command: every sandbox that there is, its user, thread, state and memory, "
+            "and when it was last used. Workspaces are never removed, they go with their threads.",
+        )
+    )
 
     _add_audit(
         commands.add_parser(
@@ -134,6 +147,23 @@ def _add_users(parser: argparse.ArgumentParser) -> None:
     commands.add_parser("list", help="list all users")
     for command in commands.choices.values():
         command.add_argument("--data-dir", type=Path, metavar="DIR", help="where the embedded Postgres is")
+
+
+def _add_sandboxes(parser: argparse.ArgumentParser) -> None:
+    where = "where workspaces and the embedded Postgres are"
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help=where)
+    commands = parser.add_subparsers(dest="sandboxes_command", metavar="COMMAND")
+    prune = commands.add_parser("prune", help="remove the containers of sandboxes out of use")
+    which = prune.add_mutually_exclusive_group()
+    which.add_argument(
+        "--unused",
+        type=_since,
+        metavar="AGE",
+        help="unused for so long: 30m, 12h, 7d or 4w (default: SANDBOX_IDLE_SECONDS)",
+    )
+    which.add_argument("--all", action="store_true", help="all, and what runs in them is lost")
+    # Its default must not take the place of what stands before the sub-command.
+    prune.add_argument("--data-dir", type=Path, metavar="DIR", default=argparse.SUPPRESS, help=where)
 
 
 def _add_audit(parser: argparse.ArgumentParser) -> None:

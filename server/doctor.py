@@ -39,8 +39,10 @@ def doctor(host: str, port: int, data_dir: Path | None) -> int:
     checks: dict[str, Check] = {
         "python": _python,
         "disk": _disk,
+        "workspaces": _workspaces,
         "secret": _secret,
         "docker": _docker,
+        "runtime": _runtime,
         "image": _image,
         "postgres": _postgres,
         "model": _model,
@@ -81,6 +83,23 @@ async def _disk() -> str:
     return f"{free:.0f} GiB free at {directory}"
 
 
+async def _workspaces() -> str:
+    from sandbox.disk import free_bytes  # noqa: PLC0415
+    from sandbox.disk_limits import RESERVE_BYTES  # noqa: PLC0415
+    from sandbox.settings import get_settings  # noqa: PLC0415
+
+    settings = get_settings()
+    root = settings.workspace_root
+    directory = next(path for path in (root, *root.parents) if path.is_dir())
+    if free_bytes(directory) < RESERVE_BYTES:
+        raise ProblemError(
+            f"less than {RESERVE_BYTES / _GIB:.0f} GiB is free at {directory}, so nothing would be written."
+        )
+    limits = settings.sandbox_disk_mb, settings.user_disk_mb
+    each, of_user = (f"{most} MiB" if most else "any size" for most in limits)
+    return f"{each} each, {of_user} per user; kept by measuring them while they are used, not by disk quotas"
+
+
 async def _secret() -> str:
     from auth.secret import describe_key  # noqa: PLC0415
 
@@ -95,6 +114,12 @@ async def _docker() -> str:
     except Exception as error:
         raise ProblemError(f"{error} ./warren serve installs and starts it on Debian as root.") from error
     return f"{info.version} at {info.address}"
+
+
+async def _runtime() -> str:
+    from sandbox.runtime import check_runtime  # noqa: PLC0415
+
+    return f"sandboxes run with {await check_runtime()}"
 
 
 async def _image() -> str:

@@ -68,14 +68,14 @@ async def record(
     """Note that something happened. Never raises and never waits.
 
     Args:
-        event: what, in a word or two: `login`, `login_failed`, `key_created`.
+        event: what, in a word or two: `login`, `login_failed`, `key_created`, `egress`, `egress_refused`.
         username: who; None for one who is not known.
         address: where from.
         thread_id: the thread that it is about.
         details: what else an auditor wants to know, and no secrets. Long strings are cut.
     """
     try:
-        _this_loop().add(Occurrence(event, username, address, dict(details or {})), thread_id)
+        _this_loop().add(Occurrence(event, username, address, dict(details or {}), thread_id))
     except Exception:  # noqa: BLE001 - the act that is being noted goes on whatever happens here
         _log.exception("An audit entry could not be queued")
 
@@ -186,18 +186,18 @@ class _Queue:
     window_end: asyncio.TimerHandle | None = None
     writing: asyncio.Task[None] | None = None
 
-    def add(self, occurrence: Occurrence, thread_id: UUID | None) -> None:
+    def add(self, occurrence: Occurrence) -> None:
         if self.window_end is None:
             self.window_end = asyncio.get_running_loop().call_later(WINDOW_SECONDS, self.end_window)
         if self.window.admit(occurrence):
-            self._append(occurrence, thread_id)
+            self._append(occurrence)
 
     def end_window(self) -> None:
         if self.window_end is not None:
             self.window_end.cancel()
         ended, self.window, self.window_end = self.window, Window(), None
         for summary in ended.summaries():
-            self._append(summary, None)
+            self._append(summary)
 
     async def flush(self) -> None:
         self.end_window()
@@ -209,8 +209,8 @@ class _Queue:
             await asyncio.wait({writing})
             _log.error("%d audit entries were not written; they are in the log", len(self.rows))
 
-    def _append(self, occurrence: Occurrence, thread_id: UUID | None) -> None:
-        event, username, address, details = occurrence
+    def _append(self, occurrence: Occurrence) -> None:
+        event, username, address, details, thread_id = occurrence
         entry = clean(Entry(uuid4(), datetime.now(UTC), event, username, address, thread_id, details))
         _write_line(entry)
         if len(self.rows) >= _MAX_QUEUE:
@@ -239,7 +239,7 @@ class _Queue:
                 self.rows.popleft()
             if self.lost:
                 lost, self.lost = self.lost, 0
-                self._append(Occurrence("audit_lost", None, None, {"entries": lost}), None)
+                self._append(Occurrence("audit_lost", None, None, {"entries": lost}))
 
 
 _queues: WeakKeyDictionary[asyncio.AbstractEventLoop, _Queue] = WeakKeyDictionary()

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+from uuid import UUID
 
 WINDOW_SECONDS = 60.0
 """How long repetitions are counted before the sum is written."""
@@ -15,12 +16,23 @@ MAX_KINDS = 500
 """Kinds of occurrences that one window of one event tells apart; the others share one row."""
 
 MAX_DENIALS = 10
-"""Different denials that one window tells apart for one subject; the others share one row."""
+MAX_TARGETS = 30
+"""Different denials, and different hosts that sandboxes asked for, that one window tells apart for one
+subject; the others share one row."""
 
 MAX_REPEATS = 30
 """Rows of any other event that one subject may cause in a window."""
 
 DENIED = "denied"
+EGRESS = "egress"
+EGRESS_REFUSED = "egress_refused"
+
+_TOLD_APART = {
+    DENIED: (MAX_DENIALS, "other routes"),
+    EGRESS: (MAX_TARGETS, "other hosts"),
+    EGRESS_REFUSED: (MAX_TARGETS, "other hosts"),
+}
+"""Events whose repetitions are counted by what they are about: how many different ones, what the rest is."""
 
 
 class Occurrence(NamedTuple):
@@ -30,6 +42,7 @@ class Occurrence(NamedTuple):
     username: str | None
     address: str | None
     details: Mapping[str, Any]
+    thread_id: UUID | None = None
 
     @property
     def subject(self) -> str:
@@ -53,7 +66,7 @@ class Window:
 
     _counts: dict[Kind, _Count] = field(default_factory=dict)
     _kinds: Counter[str] = field(default_factory=Counter)
-    _denials: Counter[str] = field(default_factory=Counter)
+    _different: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def admit(self, occurrence: Occurrence) -> bool:
         """Tell whether this occurrence gets a row of its own; otherwise it has been counted."""
@@ -81,16 +94,17 @@ class Window:
         event, subject = occurrence.event, occurrence.subject
         # A user may have come from many addresses.
         summary = occurrence if occurrence.username is None else occurrence._replace(address=None)
-        if event == DENIED:
-            kind, limit = (event, subject, *sorted(occurrence.details.items())), 1
+        if event in _TOLD_APART:
+            kind, limit = (event, subject, occurrence.thread_id, *sorted(occurrence.details.items())), 1
         else:
-            kind, limit, summary = (event, subject), MAX_REPEATS, summary._replace(details={})
+            kind, limit, summary = (event, subject), MAX_REPEATS, summary._replace(details={}, thread_id=None)
         if kind in self._counts:
             return kind, limit, summary
         if self._kinds[event] >= MAX_KINDS:
             return (event,), 0, Occurrence(event, None, None, {"of": "others"})
-        if event == DENIED:
-            self._denials[subject] += 1
-            if self._denials[subject] > MAX_DENIALS:
-                return (event, subject), 0, summary._replace(details={"of": "other routes"})
+        if event in _TOLD_APART:
+            most, rest = _TOLD_APART[event]
+            self._different[event, subject] += 1
+            if self._different[event, subject] > most:
+                return (event, subject), 0, summary._replace(details={"of": rest}, thread_id=None)
         return kind, limit, summary

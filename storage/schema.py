@@ -99,6 +99,27 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE INDEX assistants_owner ON assistants (owner);
     """,
+    # `used_by` is the one process that has used it of late; null if several have.
+    """
+    CREATE TABLE sandboxes (
+        instance text NOT NULL,
+        thread_id uuid NOT NULL,
+        owner text NOT NULL,
+        running boolean NOT NULL,
+        used_by uuid,
+        used_at timestamptz NOT NULL,
+        PRIMARY KEY (instance, thread_id)
+    );
+    CREATE INDEX sandboxes_running ON sandboxes (instance, owner) WHERE running;
+    """,
+    """
+    CREATE TABLE known_addresses (
+        username text NOT NULL REFERENCES users ON DELETE CASCADE,
+        subject text NOT NULL,
+        last_at timestamptz NOT NULL DEFAULT now(),
+        PRIMARY KEY (username, subject)
+    );
+    """,
 )
 
 _LOCK_KEY = 0x57415252454E  # "WARREN"

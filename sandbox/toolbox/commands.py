@@ -36,7 +36,8 @@ class Command:
         supervisors: Where its supervisor comes from.
         text: What the shell is to run.
         limits: `seconds` it may take, bytes of output to `keep`, bytes of output to be killed at (`flood`),
-            and `files`, the descriptors that each of its processes may have.
+            `files`, the descriptors that each of its processes may have, and `file_bytes`, how long a file
+            may be for them to write to it.
         on_output: Called with output as it comes, `keep` bytes at most.
         on_end: Called once when nothing of it runs any more, or when it has ended by itself.
 
@@ -65,7 +66,7 @@ class Command:
         self._is_paused = False
         self._ending: Ending | None = None
         self._began = now_in_ticks()
-        self._supervisor = supervisors.start(text, limits["files"])
+        self._supervisor = supervisors.start(text, limits["files"], limits["file_bytes"])
         self._process = self._supervisor.find()
         self._output = self._supervisor.output
         self._timer: Timer = reactor.later(limits["seconds"], lambda: self.end(TIMED_OUT))

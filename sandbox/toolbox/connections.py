@@ -1,12 +1,9 @@
-"""The host's connections: who may make one, what it asks for, and its answers in fair turns."""
+"""The host's connections: what it asks for over one, and its answers in fair turns."""
 
 from __future__ import annotations
 
-import array
 import os
 import socket
-import stat
-import struct
 from collections import deque
 
 from sandbox.toolbox.commands import CANCELLED, Command
@@ -15,6 +12,7 @@ from sandbox.toolbox.frames import (
     CANCEL,
     CHUNK_BYTES,
     DATA,
+    DIAL,
     FAILURE,
     PING,
     PONG,
@@ -27,97 +25,34 @@ from sandbox.toolbox.frames import (
     parse_json,
 )
 from sandbox.toolbox.operations import OPERATIONS
-from sandbox.toolbox.processes import find
-from sandbox.toolbox.reactor import READABLE, WRITABLE, Reactor, Timer
+from sandbox.toolbox.reactor import READABLE, WRITABLE, Reactor
 from sandbox.toolbox.supervisors import Supervisors
 from sandbox.toolbox.workers import Workers
 
 TYPE_CHECKING = False  # importing `typing` would cost memory
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
-ADDRESS = b"\0warren-toolbox"
-"""An abstract socket: no file that code in the sandbox could replace."""
+    class Streams(Protocol):
+        """What has streams go over the connections."""
+
+        def joined(self, host: Connection) -> None: ...
+        def left(self, host: Connection) -> None: ...
+        def take(self, host: Connection, kind: int, number: int, payload: bytes) -> None: ...
+
+    class Source(Protocol):
+        """What sends more than the host takes at times, and can wait."""
+
+        def pause(self) -> None: ...
+        def resume(self) -> None: ...
+
 
 REQUEST_BYTES = 64 << 20
 """The most data that a request may bring."""
 
-_CONNECTIONS = 64
 _REQUESTS = 256
-_HANDSHAKE_SECONDS = 5
 _CONGESTED_BYTES = 4 * CHUNK_BYTES
-_CREDENTIALS = struct.Struct("3i")
-_TWO_DESCRIPTORS = 2 * array.array("i").itemsize
-
-
-class Listener:
-    """Waits for relays. A relay hands over its standard input and output, and is then out of the way.
-
-    The first connection is the toolbox's own input and output, if they are pipes to the engine.
-    """
-
-    def __init__(self, reactor: Reactor, workers: Workers, address: bytes = ADDRESS) -> None:
-        self._reactor = reactor
-        self._workers = workers
-        self._supervisors = Supervisors(reactor)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.bind(address)
-        self._socket.listen(_CONNECTIONS)
-        self._socket.setblocking(False)
-        reactor.watch(self._socket.fileno(), READABLE, self._accept)
-        if all(stat.S_ISFIFO(os.fstat(descriptor).st_mode) for descriptor in (0, 1)):
-            Connection(reactor, workers, self._supervisors, None, *_take_standard_streams())
-
-    def _accept(self) -> None:
-        relay, _ = self._socket.accept()
-        if not _is_from_outside(relay):
-            relay.close()
-            return
-        relay.setblocking(False)
-        timer = self._reactor.later(_HANDSHAKE_SECONDS, lambda: self._refuse(relay))
-        self._reactor.watch(relay.fileno(), READABLE, lambda: self._receive(relay, timer))
-
-    def _receive(self, relay: socket.socket, timer: Timer) -> None:
-        timer.cancel()
-        self._reactor.forget(relay.fileno())
-        descriptors = array.array("i")
-        try:
-            _, ancillary, _, _ = relay.recvmsg(1, socket.CMSG_SPACE(_TWO_DESCRIPTORS))
-            for level, kind, data in ancillary:
-                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                    descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-            incoming, outgoing = descriptors
-            Connection(self._reactor, self._workers, self._supervisors, relay, incoming, outgoing)
-        except (OSError, ValueError):
-            for descriptor in descriptors:
-                self._reactor.forget(descriptor)
-                os.close(descriptor)
-            self._refuse(relay)
-
-    def _refuse(self, relay: socket.socket) -> None:
-        self._reactor.forget(relay.fileno())
-        relay.close()
-
-
-def _take_standard_streams() -> tuple[int, int]:
-    incoming, outgoing = os.dup(0), os.dup(1)
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1):
-        os.dup2(null, descriptor)
-    os.close(null)
-    return incoming, outgoing
-
-
-def _is_from_outside(relay: socket.socket) -> bool:
-    """Tell a process that the engine has put into the sandbox from one that was started in it.
-
-    Only the former has no parent here: orphans fall to the first process.
-    """
-    pid, _, _ = _CREDENTIALS.unpack(
-        relay.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    )
-    process = find(pid)
-    return process is not None and process.parent == 0
 
 
 class _Incoming:
@@ -145,6 +80,7 @@ class Connection:
         reactor: Reactor,
         workers: Workers,
         supervisors: Supervisors,
+        streams: Streams | None,
         relay: socket.socket | None,
         incoming: int,
         outgoing: int,
@@ -152,6 +88,7 @@ class Connection:
         self._reactor = reactor
         self._workers = workers
         self._supervisors = supervisors
+        self._streams = streams
         self._relay = relay
         self._incoming = incoming
         self._outgoing = outgoing
@@ -159,7 +96,7 @@ class Connection:
         self._is_blocked = False
         self._reader = FrameReader()
         self._requests: dict[int, _Incoming | _Job | Command] = {}
-        self._paused: list[Command] = []
+        self._paused: list[Source] = []
         self._bodies: deque[tuple[int, memoryview, bytes]] = deque()
         self._unsent = bytearray()
         os.set_blocking(incoming, False)
@@ -168,6 +105,15 @@ class Connection:
             reactor.watch(relay.fileno(), READABLE, self.close)
         reactor.watch(outgoing, 0, self.close)  # without any event it still tells that nobody reads any more
         reactor.watch(incoming, READABLE, self._receive)
+        if streams is not None:
+            streams.joined(self)
+
+    def send(self, frame: bytes, source: Source | None = None) -> None:
+        """Send a frame, and have its source wait if too many have not been taken yet."""
+        self._send(frame)
+        if source is not None and len(self._unsent) > _CONGESTED_BYTES:
+            source.pause()
+            self._paused.append(source)
 
     def close(self) -> None:
         """End the connection and its commands. Safe to repeat."""
@@ -184,6 +130,8 @@ class Connection:
         self._unsent.clear()
         for request in list(self._requests.values()):
             self._cancel(request)
+        if self._streams is not None:
+            self._streams.left(self)
 
     def _receive(self) -> None:
         try:
@@ -191,8 +139,11 @@ class Connection:
             if not received:
                 self.close()
                 return
-            for kind, request, payload in self._reader.feed(received):
-                self._take(kind, request, payload)
+            for kind, number, payload in self._reader.feed(received):
+                if kind >= DIAL and self._streams is not None:
+                    self._streams.take(self, kind, number, payload)
+                else:
+                    self._take(kind, number, payload)
         except BlockingIOError:
             return
         except (FrameError, OSError):
@@ -256,7 +207,7 @@ class Connection:
                 bytes(incoming.data),
                 {
                     name: _whole_number(incoming.arguments, name)
-                    for name in ("seconds", "keep", "flood", "files")
+                    for name in ("seconds", "keep", "flood", "files", "file_bytes")
                 },
                 lambda data: self._pass_on(request, data),
                 lambda end: self._ended(request, end),
@@ -275,13 +226,9 @@ class Connection:
             known.is_cancelled = True
 
     def _pass_on(self, request: int, output: bytes) -> None:
-        if not self._is_open:
-            return
-        self._send(pack(DATA, request, output))
-        command = self._requests.get(request)
-        if len(self._unsent) > _CONGESTED_BYTES and isinstance(command, Command):
-            command.pause()
-            self._paused.append(command)
+        if self._is_open:
+            command = self._requests.get(request)
+            self.send(pack(DATA, request, output), command if isinstance(command, Command) else None)
 
     def _ended(self, request: int, end: dict[str, object]) -> None:
         self._requests.pop(request, None)
@@ -335,8 +282,8 @@ class Connection:
                 self._reactor.watch(self._outgoing, 0, self.close)
         if len(self._unsent) < _CONGESTED_BYTES:
             paused, self._paused = self._paused, []
-            for command in paused:
-                command.resume()
+            for source in paused:
+                source.resume()
 
     def _write(self) -> None:
         while True:

@@ -27,8 +27,22 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def _prctl(option: int, argument: int | bytes) -> None:
     if _libc.prctl(option, argument, 0, 0, 0):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        _fail()
+
+
+def call(number: int, *arguments: object) -> None:
+    """Make a system call by its number.
+
+    Raises:
+        OSError: it failed.
+    """
+    if _libc.syscall(number, *arguments) < 0:
+        _fail()
+
+
+def _fail() -> None:
+    number = ctypes.get_errno()
+    raise OSError(number, os.strerror(number))
 
 
 def adopt_orphans() -> None:

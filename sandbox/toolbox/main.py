@@ -8,16 +8,26 @@ import signal
 import threading
 
 from sandbox.toolbox import kernel
-from sandbox.toolbox.connections import Listener
+from sandbox.toolbox.listener import Listener
 from sandbox.toolbox.reactor import Reactor
 from sandbox.toolbox.supervisors import DESCRIPTORS, ORDER_DESCRIPTOR
 from sandbox.toolbox.workers import Workers
 
+TYPE_CHECKING = False  # importing `typing` would cost memory
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandbox.toolbox.connections import Streams
+
 _THREAD_STACK_BYTES = 512 << 10
 
 
-def main() -> None:
-    """Serve for ever. Signals from within the container do nothing: it is the init of its namespace."""
+def main(way_out: Callable[[Reactor], Streams] | None = None) -> None:
+    """Serve for ever. Signals from within the container do nothing: it is the init of its namespace.
+
+    Args:
+        way_out: Makes what gives the sandbox its connections; None: it has none.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps what is orphaned
     kernel.rename(b"warren-toolbox")
@@ -28,5 +38,5 @@ def main() -> None:
         pass
     threading.stack_size(_THREAD_STACK_BYTES)
     reactor = Reactor()
-    Listener(reactor, Workers(reactor))
+    Listener(reactor, Workers(reactor), way_out(reactor) if way_out else None)
     reactor.run()

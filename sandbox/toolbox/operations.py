@@ -5,6 +5,7 @@ from __future__ import annotations
 from sandbox.toolbox.deletion import delete_path
 from sandbox.toolbox.files import download_files, edit_file, list_directory, read_file, upload_files
 from sandbox.toolbox.search import find_files, search_files
+from sandbox.toolbox.unlinked import measure_unlinked
 
 TYPE_CHECKING = False  # importing `typing` would cost memory
 if TYPE_CHECKING:
@@ -20,5 +21,6 @@ OPERATIONS: dict[str, Callable[[dict[str, Any], bytes], tuple[dict[str, Any], by
     "ls": list_directory,
     "glob": find_files,
     "grep": search_files,
+    "unlinked": measure_unlinked,
 }
 """Each of them does what it can within some seconds: nothing can end it."""

@@ -10,9 +10,13 @@ import resource
 import signal
 import struct
 
-from sandbox.toolbox import kernel
+from sandbox.toolbox import kernel, seccomp
 from sandbox.toolbox.processes import Process, find
 from sandbox.toolbox.reactor import Reactor
+
+TYPE_CHECKING = False  # importing `typing` would cost memory
+if TYPE_CHECKING:
+    Order = tuple[bytes, int, int]  # what the shell is given, descriptors, and bytes of a file
 
 DESCRIPTORS = 1024
 """How many descriptors the toolbox itself may have."""
@@ -33,7 +37,7 @@ NOT_STARTED = 1 << 16
 _SHELL = "/bin/sh"
 _SHELL_OOM_SCORE = b"900"
 _OWN_OOM_SCORE = b"500"
-_ORDER = struct.Struct("=II")
+_ORDER = struct.Struct("=IIQ")
 _ORDER_BYTES = 32 << 10  # half of what fits into a pipe that nobody reads
 
 
@@ -47,7 +51,7 @@ class Supervisor:
         OSError: there is no room for another process.
     """
 
-    def __init__(self, order: tuple[bytes, int] | None = None) -> None:
+    def __init__(self, order: Order | None = None) -> None:
         pipes: list[int] = []
         try:
             for _ in range(3):
@@ -65,10 +69,11 @@ class Supervisor:
         os.set_blocking(self.output, False)
         os.set_blocking(self._order, False)
 
-    def give(self, text: bytes, files: int) -> bool:
+    def give(self, order: Order) -> bool:
         """Tell it what to run. False: it is gone, for it can be killed from within the sandbox."""
+        text, files, file_bytes = order
         try:
-            os.write(self._order, _ORDER.pack(len(text), files) + text)
+            os.write(self._order, _ORDER.pack(len(text), files, file_bytes) + text)
         except OSError:
             return False
         return True
@@ -91,12 +96,13 @@ class Supervisors:
         self._spare: Supervisor | None = None
         reactor.later(0, self._prepare)
 
-    def start(self, text: bytes, files: int) -> Supervisor:
+    def start(self, text: bytes, files: int, file_bytes: int) -> Supervisor:
         """Have a supervisor run something.
 
         Args:
             text: What the shell is given.
             files: How many descriptors each process of it may have.
+            file_bytes: How long a file may be for them to write to it.
 
         Raises:
             OSError: there is no room for another process.
@@ -104,11 +110,11 @@ class Supervisors:
         if self._spare is not None and len(text) < _ORDER_BYTES:
             spare, self._spare = self._spare, None
             self._reactor.later(0, self._prepare)
-            if spare.give(text, files):
+            if spare.give((text, files, file_bytes)):
                 return spare
             os.close(spare.output)
             self.discard(spare)
-        supervisor = Supervisor((text, files))
+        supervisor = Supervisor((text, files, file_bytes))
         self.pids.add(supervisor.pid)
         return supervisor
 
@@ -126,7 +132,7 @@ class Supervisors:
             self.pids.add(self._spare.pid)
 
 
-def _supervise(order: tuple[bytes, int] | None, output: int, verdict: int, order_end: int) -> None:
+def _supervise(order: Order | None, output: int, verdict: int, order_end: int) -> None:
     """Be the supervisor: start the shell, wait for it, and say how it ended. Does not return."""
     status = NOT_STARTED
     try:
@@ -134,8 +140,10 @@ def _supervise(order: tuple[bytes, int] | None, output: int, verdict: int, order
         kernel.adopt_orphans()
         _arrange_descriptors(output, verdict, order_end)
         _set_oom_score(_SHELL_OOM_SCORE)
-        text, files = order or _receive_order()
-        _limit_files(files)
+        seccomp.forbid_reserving_space()
+        text, files, file_bytes = order or _receive_order()
+        _limit(resource.RLIMIT_NOFILE, files)
+        _limit(resource.RLIMIT_FSIZE, file_bytes)
         shell = _start_shell(text)
         _set_oom_score(_OWN_OOM_SCORE)
         status = _wait_for(shell)
@@ -165,19 +173,21 @@ def _set_oom_score(score: bytes) -> None:
         os.close(descriptor)
 
 
-def _receive_order() -> tuple[bytes, int]:
+def _receive_order() -> Order:
     received = b""
     while len(received) < _ORDER.size or len(received) < _ORDER.size + _ORDER.unpack_from(received)[0]:
         piece = os.read(ORDER_DESCRIPTOR, _ORDER_BYTES)
         if not piece:  # not needed any more
             os._exit(0)
         received += piece
-    return received[_ORDER.size :], _ORDER.unpack_from(received)[1]
+    _, files, file_bytes = _ORDER.unpack_from(received)
+    return received[_ORDER.size :], files, file_bytes
 
 
-def _limit_files(files: int) -> None:
-    files = min(files, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+def _limit(kind: int, most: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(kind, (most, most))
 
 
 def _start_shell(text: bytes) -> int:

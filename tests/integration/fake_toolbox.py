@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from sandbox.channel import Channel
+from sandbox.egress import WayOut
 from sandbox.toolbox.frames import FrameReader
 
 
@@ -57,7 +58,9 @@ class Fake:
 
 
 @asynccontextmanager
-async def channel_to(play: Callable[[Fake], Awaitable[None]]) -> AsyncIterator[Channel]:
+async def channel_to(
+    play: Callable[[Fake], Awaitable[None]], way_out: WayOut | None = None
+) -> AsyncIterator[Channel]:
     """Open a channel to a fake that does what `play` does, and then hangs up."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -74,7 +77,7 @@ async def channel_to(play: Callable[[Fake], Awaitable[None]]) -> AsyncIterator[C
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "fake"
         async with await asyncio.start_unix_server(serve, path):
-            channel = Channel(SocketStream(*await asyncio.open_unix_connection(path)), revive)
+            channel = Channel(SocketStream(*await asyncio.open_unix_connection(path)), revive, way_out)
             try:
                 yield channel
             finally:

@@ -1,7 +1,7 @@
 """Real sandboxes for tests: an installation of their own on the real engine, without registry or server."""
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -9,6 +9,7 @@ from uuid import uuid4
 from langchain_core.runnables.config import var_child_runnable_config
 
 from sandbox.backend import SandboxBackend
+from sandbox.capacity import Act, Admissions
 from sandbox.containers import Containers
 from sandbox.image import ensure_image
 from sandbox.install import ensure_engine
@@ -30,16 +31,42 @@ def in_run(session: SessionId | None, **forged: Any) -> Iterator[None]:
         var_child_runnable_config.reset(token)
 
 
+class Unlimited:
+    """Lets everything run, for as long as it likes: there is no database to count in."""
+
+    def __init__(self) -> None:
+        self.paused: set[SessionId] = set()
+
+    def using(self, _: SessionId) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def is_fresh(self, session: SessionId) -> bool:
+        return session not in self.paused
+
+    async def admit(self, session: SessionId, _: Act) -> bool:
+        was_running = session not in self.paused
+        self.paused.discard(session)
+        return was_running
+
+    async def forget(self, _: SessionId) -> None: ...
+
+
 class Sandboxes:
     """An installation: its backend, its containers, and the threads that it holds to be live."""
 
-    def __init__(self, root: Path, **settings: Any) -> None:
+    def __init__(self, root: Path, admissions: Admissions | None = None, **settings: Any) -> None:
         self.instance = uuid4().hex[:10]
         self.workspaces = Workspaces(root, root)
         self.uids: dict[str, int] = {}
         self.live: set[SessionId] = set()
+        self._unlimited = Unlimited()
         self.containers = Containers(
-            SandboxSettings(**settings), lambda: self.instance, self.workspaces, self._uid_of, self._is_live
+            SandboxSettings(**settings),
+            lambda: self.instance,
+            self.workspaces,
+            self._uid_of,
+            self._is_live,
+            admissions or self._unlimited,
         )
         self.backend = SandboxBackend(self.containers)
 
@@ -47,6 +74,11 @@ class Sandboxes:
         session = SessionId(owner, uuid4())
         self.live.add(session)
         return session
+
+    async def pause(self, session: SessionId) -> None:
+        """Pause a sandbox as a server does when it is idle. Only without admissions of one's own."""
+        await self.containers.pause(session)
+        self._unlimited.paused.add(session)
 
     async def run(self, session: SessionId, command: str) -> str:
         """Run a command as the agent of a session and return its output; it must end well."""

@@ -108,7 +108,12 @@ def test_a_model_that_cannot_be_asked_stops_the_start(data_dir: Path, model: str
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("APPROVE", "execute,launch_missiles"), ("SANDBOX_PIDS", "-1"), ("QUEUE_WAKE", "maybe")],
+    [
+        ("APPROVE", "execute,launch_missiles"),
+        ("SANDBOX_PIDS", "-1"),
+        ("SANDBOX_EGRESS_ALLOW", "https://pypi.org"),
+        ("QUEUE_WAKE", "maybe"),
+    ],
 )
 def test_a_setting_that_cannot_be_read_stops_the_start(data_dir: Path, variable: str, value: str) -> None:
     ended = serve(data_dir, **{variable: value})
@@ -129,6 +134,15 @@ def test_an_unreachable_docker_host_is_named_with_a_fix(data_dir: Path) -> None:
     assert "unix:///nonexistent/docker.sock" in ended.stderr
 
 
+def test_a_runtime_that_the_engine_does_not_have_is_named_at_the_start_and_by_doctor(data_dir: Path) -> None:
+    ended = serve(data_dir, SANDBOX_RUNTIME="nosuch")
+    assert ended.returncode == 1
+    assert "nosuch" in ended.stderr
+    assert "runc" in ended.stderr
+    shown = warren("doctor", "--data-dir", str(data_dir), SANDBOX_RUNTIME="nosuch").stdout
+    assert [line for line in shown.splitlines() if line.startswith("FAIL  runtime:") and "nosuch" in line]
+
+
 def test_sigterm_stops_the_server_and_its_postgres(data_dir: Path) -> None:
     child = ChildServer(data_dir)
     with child:
@@ -145,7 +159,7 @@ def test_doctor_is_green_where_a_server_can_start_and_says_what_fails(data_dir: 
     failing = warren(*arguments, SECRET_KEY="tooshort", DOCKER_HOST="unix:///nonexistent/docker.sock")
     assert failing.returncode == 1
     failed = {line.split()[1] for line in failing.stdout.splitlines() if line.startswith("FAIL")}
-    assert failed == {"secret:", "docker:", "image:"}
+    assert failed == {"secret:", "docker:", "runtime:", "image:"}
 
 
 def test_the_launcher_is_plain_posix_shell() -> None:

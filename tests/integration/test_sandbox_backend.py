@@ -78,6 +78,32 @@ async def test_long_output_is_cut(backend: SandboxBackend) -> None:
     assert result.exit_code == 0
 
 
+async def test_output_too_long_for_the_model_is_kept_in_a_file_and_previewed(backend: SandboxBackend) -> None:
+    path = "/workspace/.agent/results/1"
+    short = await backend.aexecute_with_offload("seq 10", path, max_inline_bytes=100)
+    assert (short.offloaded, short.response.output) == (False, "".join(f"{n}\n" for n in range(1, 11)))
+    assert (await backend.adownload_files([path]))[0].error == "file_not_found"
+
+    long = await backend.aexecute_with_offload("seq 1000; exit 3", path, max_inline_bytes=100)
+    shown = long.response
+    assert (long.offloaded, long.preview_has_truncation_marker) == (True, True)
+    assert (shown.exit_code, shown.truncated) == (3, False)
+    assert shown.output.startswith("1\n2\n")
+    assert shown.output.endswith("999\n1000")
+    assert len(shown.output) < 200
+    [whole] = await backend.adownload_files([path])
+    assert whole.content == "".join(f"{n}\n" for n in range(1, 1001)).encode()
+
+    capped = await backend.aexecute_with_offload("seq 1000", path, max_inline_bytes=100, max_capture_bytes=50)
+    assert capped.response.truncated
+    assert len((await backend.adownload_files([path]))[0].content or b"") == 50
+
+
+async def test_output_that_cannot_be_kept_in_a_file_comes_whole(backend: SandboxBackend) -> None:
+    result = await backend.aexecute_with_offload("seq 1000", "/proc/results", max_inline_bytes=100)
+    assert (result.offloaded, result.response.output.count("\n")) == (False, 1000)
+
+
 async def test_a_command_that_closes_its_output_is_still_waited_for(backend: SandboxBackend) -> None:
     result = await backend.aexecute("exec > /dev/null 2>&1; sleep 0.5; exit 7")
     assert result.exit_code == 7
@@ -169,7 +195,7 @@ async def test_transfers_tell_each_files_error_and_do_the_rest(backend: SandboxB
 
 
 async def test_a_file_too_large_to_hold_is_not_downloaded(backend: SandboxBackend) -> None:
-    await backend.aexecute("truncate -s 3G huge")
+    await backend.aexecute("truncate -s 1G huge")
     [huge, small] = await backend.adownload_files(["/workspace/huge", "/etc/hostname"])
     assert huge.content is None
     assert "too large" in str(huge.error)

@@ -226,11 +226,11 @@ async def test_one_that_reads_nothing_holds_up_no_upload_for_ever(monkeypatch: p
 async def test_a_command_with_a_forged_end_is_an_error(answer: dict[str, object]) -> None:
     async with channel_to(saying(pack_json(RESULT, 1, answer))) as channel:
         with pytest.raises(SandboxError):
-            await run_command(channel, "true", None)
+            await run_command(channel, "true", None, largest_file=MIB)
 
 
 async def test_a_forged_amount_of_output_is_harmless() -> None:
     answer = pack_json(RESULT, 1, {"ended": "exited", "status": 0, "written": -(1 << 60)})
     async with channel_to(saying(answer)) as channel:
-        result = await run_command(channel, "true", None)
+        result = await run_command(channel, "true", None, largest_file=MIB)
     assert (result.output, result.exit_code, result.truncated) == ("", 0, False)

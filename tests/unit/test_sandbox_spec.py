@@ -52,3 +52,17 @@ def test_the_image_is_named_after_its_base() -> None:
 def test_a_network_cannot_be_asked_for() -> None:
     with pytest.raises(ValidationError):
         SandboxSettings.model_validate({"sandbox_network": "host"})
+
+
+@pytest.mark.parametrize("network", ["none", "egress"])
+def test_no_setting_gives_a_container_a_network_and_only_egress_tells_of_the_proxy(network: str) -> None:
+    config = spec(sandbox_network=network).config
+    assert config["NetworkDisabled"] is True
+    assert config["HostConfig"]["NetworkMode"] == "none"
+    told = {variable.partition("=")[0].lower() for variable in config["Env"]}
+    assert ({"https_proxy", "http_proxy", "no_proxy"} <= told) is (network == "egress")
+
+
+def test_the_runtime_is_the_engines_own_unless_one_is_named() -> None:
+    assert "Runtime" not in spec().config["HostConfig"]
+    assert spec(sandbox_runtime="runsc").config["HostConfig"]["Runtime"] == "runsc"

@@ -1,18 +1,16 @@
 """The threads' directories: private, and removed whatever is in them."""
 
 import os
-from collections.abc import Iterator
+import subprocess
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import pytest
 
+from sandbox import workspace
 from sandbox.errors import SandboxError
 from sandbox.workspace import Workspaces, remove_tree
 from storage.ids import SessionId
-
-NOBODY = 65534
 
 
 @pytest.fixture
@@ -23,21 +21,6 @@ def workspaces(tmp_path: Path) -> Workspaces:
 @pytest.fixture
 def session() -> SessionId:
     return SessionId("alice-b", uuid4())
-
-
-@pytest.fixture
-def unprivileged() -> Iterator[Path]:
-    """Be a user whom permissions stop, with a directory."""
-    root = os.geteuid() == 0
-    with TemporaryDirectory() as directory:
-        if root:
-            os.chown(directory, NOBODY, NOBODY)
-            os.seteuid(NOBODY)
-        try:
-            yield Path(directory)
-        finally:
-            if root:
-                os.seteuid(0)
 
 
 async def prepare(workspaces: Workspaces, session: SessionId) -> Path:
@@ -186,3 +169,44 @@ def test_permissions_that_the_owner_took_away_do_not_stop_removal(unprivileged: 
         directory.chmod(0)
     remove(unprivileged, "tree")
     assert list(unprivileged.iterdir()) == []
+
+
+def test_more_directories_than_names_are_held_at_once_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attack: so many directories that a list of them fills the server's memory."""
+    monkeypatch.setattr(workspace, "_BATCH", 3)
+    for number in range(10):
+        (tmp_path / "tree" / str(number) / "inner" / str(number)).mkdir(parents=True)
+    lengths = []
+    empty = workspace._empty
+
+    def watched(parent: int, name: str) -> tuple[list[str], OSError | None]:
+        moved, problem = empty(parent, name)
+        lengths.append(len(moved))
+        return moved, problem
+
+    monkeypatch.setattr(workspace, "_empty", watched)
+    remove(tmp_path, "tree")
+    assert list(tmp_path.iterdir()) == []
+    assert max(lengths) == 3
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a file immutable")
+def test_what_cannot_be_removed_does_not_keep_the_rest(tmp_path: Path) -> None:
+    """An operator's `chattr +i`, say; in a sandbox nobody can do that."""
+    for name in ("a", "b", "c", "d"):
+        (tmp_path / "tree" / name).mkdir(parents=True)
+        (tmp_path / "tree" / name / "file").touch()
+    stuck = tmp_path / "tree" / "b" / "file"
+    if subprocess.run(["chattr", "+i", stuck], check=False).returncode:
+        pytest.skip("this file system has no immutable files")
+    try:
+        with pytest.raises(PermissionError):
+            remove(tmp_path, "tree")
+        assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
+    finally:
+        subprocess.run(["chattr", "-R", "-i", tmp_path], check=True)
+    for leftover in tmp_path.iterdir():
+        remove(tmp_path, leftover.name)
+    assert list(tmp_path.iterdir()) == []
