@@ -10,6 +10,8 @@ from typing import Any
 
 from langgraph_sdk import Auth
 
+from auth.bounds import check_noted, check_text
+
 HTTPException = Auth.exceptions.HTTPException
 
 MAX_RECURSION_LIMIT = 10_000
@@ -38,12 +40,15 @@ def secure_run(value: MutableMapping[str, Any], username: str) -> None:
     """Rewrite a create_run event's value in place, so that what is queued carries only what is allowed.
 
     Raises:
-        HTTPException: 422 for a webhook (the server would call any address for the user) or a bad
-            recursion limit.
+        HTTPException: 422 for a webhook (the server would call any address for the user), a delayed start
+            (the run would outlast a logout and a key's deletion, as a cron's would), a bad recursion limit,
+            or a config or metadata that are too large.
     """
     kwargs = value["kwargs"]
     if kwargs.get("webhook"):
         raise HTTPException(status_code=422, detail="Webhooks are not available; stream or join the run.")
+    if value.get("after_seconds", 0) != 0:
+        raise HTTPException(status_code=422, detail="Runs start at once: after_seconds is not available.")
     config = kwargs.setdefault("config", {})
     configurable = _secure_config(config, _CLIENT_CONFIGURABLE | _SERVER_CONFIGURABLE)
     configurable["langgraph_auth_user_id"] = username
@@ -57,8 +62,10 @@ def secure_assistant(event: MutableMapping[str, Any]) -> None:
     """Rewrite an assistant's config in place: it is merged into every run made with it.
 
     Raises:
-        HTTPException: 422 for a bad recursion limit.
+        HTTPException: 422 for a bad recursion limit, or a name or config that are too large.
     """
+    if (name := event.get("name")) is not None:
+        check_text(name, "The name")
     if isinstance(config := event.get("config"), dict):
         _secure_config(config, _CLIENT_CONFIGURABLE)
         config.pop("metadata", None)
@@ -67,14 +74,20 @@ def secure_assistant(event: MutableMapping[str, Any]) -> None:
 
 
 def user_metadata(metadata: object) -> dict[str, Any]:
-    """Return what a user may note on a thread: everything but the names that mean something to the server."""
+    """Return what a user may note on a thread: everything but the names that mean something to the server.
+
+    Raises:
+        HTTPException: 422 if it is too large.
+    """
     if not isinstance(metadata, dict):
         return {}
-    return {
+    own = {
         key: entry
         for key, entry in metadata.items()
         if key not in _RESERVED_METADATA and not key.startswith(_RESERVED_METADATA_PREFIXES)
     }
+    check_noted(own, "metadata")
+    return own
 
 
 def stamped(metadata: object, username: str) -> dict[str, Any]:
@@ -103,6 +116,10 @@ def _secure_config(config: MutableMapping[str, Any], allowed: frozenset[str]) ->
     if not isinstance(configurable, dict):
         configurable = config["configurable"] = {}
     _keep(configurable, allowed)
+    sent = {key: config[key] for key in config.keys() - {"configurable", "metadata"}}
+    check_noted(
+        [sent, {key: configurable[key] for key in configurable.keys() & _CLIENT_CONFIGURABLE}], "config"
+    )
     return configurable
 
 

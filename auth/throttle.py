@@ -4,6 +4,9 @@ A failure counts for the account and for the address. Beyond a few free ones, ea
 wait twice as long; one is forgiven every quarter of an hour. An attempt that comes too early is refused
 without being judged or counted. Counting comes first, under a row lock, so that attempts made at once
 get no more tries than attempts made one by one. All SQL of it is here.
+
+From where a user has logged in before, their logins count for that user there and for nothing else: failures
+of strangers, who can make them anywhere for any name, are not in the user's way.
 """
 
 import math
@@ -11,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from auth import known_addresses
 from auth.addresses import subject_of
 from auth.errors import ThrottledError
 from auth.settings import get_settings
@@ -25,6 +29,7 @@ FORGIVEN_AFTER_SECONDS = 900.0
 _MAX_DOUBLINGS = 10  # 2 ** 10 s is beyond the longest delay
 _HOUR_SECONDS = 3600.0
 _PURGE_SECONDS = 60.0
+_AT = "@"  # in no name
 _next_purge = 0.0
 
 # The conflicting "update" changes nothing: it locks the row, so that it is read after who came before.
@@ -45,6 +50,8 @@ _TAKE_BACK = "UPDATE attempts SET level = greatest(level - 1, 0) WHERE subject =
 
 _FORGET = "DELETE FROM attempts WHERE subject = ANY(%s)"
 
+_FORGET_USER = "DELETE FROM attempts WHERE subject = ANY(%s) OR starts_with(subject, %s)"
+
 _PURGE = "DELETE FROM attempts WHERE last_at + level * make_interval(secs => %s) < now()"
 
 
@@ -54,21 +61,26 @@ class Attempt:
 
     Attributes:
         account: what it counts for and success wipes out, None if it can be nobody's account.
-        address: what it counts for and success takes back just once.
+        address: what it counts for and success takes back just once; None if it is not counted so.
+        login: the user and the address that success makes known to each other, if it does.
     """
 
     account: str | None
-    address: str
+    address: str | None
+    login: tuple[str, str] | None = None
 
     async def succeeded(self) -> None:
         """Forget the account's failures, but of the address's only this one."""
-        await _execute(_TAKE_BACK, [self.address])
+        if self.address is not None:
+            await _execute(_TAKE_BACK, [self.address])
         if self.account is not None:
             await _execute(_FORGET, [self.account])
+        if self.login is not None:
+            await known_addresses.remember(*self.login)
 
     async def was_not_judged(self) -> None:
         """Take the attempt back, since nothing was learnt from it."""
-        await _execute(_TAKE_BACK, [self.address, *([self.account] if self.account else [])])
+        await _execute(_TAKE_BACK, [subject for subject in (self.address, self.account) if subject])
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +107,14 @@ async def begin_login(username: str | None, address: str) -> Attempt:
     Raises:
         ThrottledError: if it comes too early; it must not be judged then.
     """
-    return await _begin(_login_subject(username) if username is not None else None, address)
+    if username is None:
+        return await _begin(None, address)
+    place = subject_of(address)
+    if not await known_addresses.is_known(username, place):
+        return await _begin(_login_subject(username), address, (username, place))
+    own = f"{_login_subject(username)}{_AT}{place}"
+    await _take({own: _failures(get_settings().login_failures_per_account)})
+    return Attempt(own, None, (username, place))
 
 
 async def begin_password_check(username: str, address: str) -> Attempt:
@@ -121,7 +140,10 @@ async def begin_registration(address: str) -> Attempt:
 
 async def forget_failures(username: str) -> None:
     """Let a user try again at once, as an operator does who has just helped them."""
-    await _execute(_FORGET, [_login_subject(username), _password_subject(username)])
+    login = _login_subject(username)
+    pool = await get_pool()
+    async with pool.connection() as conn:
+        await conn.execute(_FORGET_USER, ([login, _password_subject(username)], f"{login}{_AT}"))
 
 
 def failure_wait(free: int, level: float, elapsed: float) -> float:
@@ -139,14 +161,14 @@ def registration_wait(per_hour: int, level: float, elapsed: float) -> float:
     return max(left + 1 - per_hour, 0.0) * _HOUR_SECONDS / per_hour
 
 
-async def _begin(account: str | None, address: str) -> Attempt:
+async def _begin(account: str | None, address: str, login: tuple[str, str] | None = None) -> Attempt:
     settings = get_settings()
     by_address = f"address:{subject_of(address)}"
     limits = {by_address: _failures(settings.login_failures_per_address)}
     if account is not None:
         limits[account] = _failures(settings.login_failures_per_account)
     await _take(limits)
-    return Attempt(account, by_address)
+    return Attempt(account, by_address, login)
 
 
 def _login_subject(username: str) -> str:

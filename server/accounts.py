@@ -7,10 +7,9 @@ from typing import Annotated, Literal
 from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Depends, HTTPException, Request
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError, WithJsonSchema
 
 from auth import accounts, throttle
-from auth.addresses import client_of
 from auth.credentials import Caller, identify
 from auth.errors import (
     BadCredentialsError,
@@ -23,8 +22,10 @@ from auth.errors import (
 from auth.passwords import MAX_BYTES, MIN_LENGTH
 from auth.settings import get_settings
 from server.bodies import as_request_error, body_schema, read_json
+from server.refusals import refusals
+from server.requests import address_of
 from storage import audit
-from storage.ids import is_username
+from storage.ids import USERNAME_PATTERN, is_username
 
 router = APIRouter(prefix="/api/auth", tags=["accounts"])
 
@@ -54,8 +55,17 @@ def _check_password(value: str) -> str:
     return normalised
 
 
-Username = Annotated[str, BeforeValidator(_lowered), AfterValidator(_check_username)]
-Password = Annotated[str, AfterValidator(_check_password)]
+Username = Annotated[
+    str,
+    BeforeValidator(_lowered),
+    AfterValidator(_check_username),
+    WithJsonSchema({"type": "string", "pattern": f"^{USERNAME_PATTERN}$"}),
+]
+Password = Annotated[
+    str,
+    AfterValidator(_check_password),
+    WithJsonSchema({"type": "string", "minLength": MIN_LENGTH, "maxLength": MAX_BYTES}),
+]
 
 
 class Credentials(BaseModel):
@@ -137,13 +147,13 @@ CurrentCaller = Annotated[Caller, Depends(current_caller)]
 LoggedInCaller = Annotated[Caller, Depends(logged_in_caller)]
 
 
-@router.post("/register", openapi_extra=body_schema(Credentials))
+@router.post("/register", openapi_extra=body_schema(Credentials), responses=refusals(400, 403, 422, 429, 503))
 async def register(request: Request) -> Registered:
     """Create an account."""
     if get_settings().registration == "closed":
         raise HTTPException(403, str(RegistrationClosedError()))
     credentials = await read_json(request, Credentials)
-    address = address_of(request)
+    address = address_of(request.scope)
     attempt = await _throttled(throttle.begin_registration(address))
     try:
         await accounts.register(credentials.username, credentials.password)
@@ -156,14 +166,14 @@ async def register(request: Request) -> Registered:
     return Registered(message="User registered", user_id=credentials.username)
 
 
-@router.post("/login", openapi_extra=body_schema(LoginRequest))
+@router.post("/login", openapi_extra=body_schema(LoginRequest), responses=refusals(401, 422, 429, 503))
 async def login(request: Request) -> LoggedIn:
     """Exchange a name and a password, as JSON or as an OAuth2 form, for a token.
 
     After some failures the next attempts have to wait: 429, and Retry-After says how many seconds.
     """
     username, password = _registrable(await _read_login(request))
-    address = address_of(request)
+    address = address_of(request.scope)
     attempt = await _throttled(throttle.begin_login(username or None, address))
     try:
         token, lifetime = await accounts.log_in(username, password)
@@ -178,7 +188,7 @@ async def login(request: Request) -> LoggedIn:
     return LoggedIn(access_token=token, token_type=_BEARER, expires_in=lifetime)
 
 
-@router.get("/me")
+@router.get("/me", responses=refusals(401))
 async def me(caller: CurrentCaller) -> Me:
     """Say who the caller is."""
     user = await accounts.find_user(caller.username)
@@ -187,11 +197,15 @@ async def me(caller: CurrentCaller) -> Me:
     return Me(username=user.username, created_at=user.created_at, via=caller.via)
 
 
-@router.post("/password", openapi_extra=body_schema(PasswordChange))
+@router.post(
+    "/password",
+    openapi_extra=body_schema(PasswordChange),
+    responses=refusals(401, 403, 422, 429, 503),
+)
 async def change_password(request: Request, caller: LoggedInCaller) -> LoggedIn:
     """Change the password. It ends all other sessions, revokes all API keys, and answers with a new token."""
     change = await read_json(request, PasswordChange)
-    address = address_of(request)
+    address = address_of(request.scope)
     attempt = await _throttled(throttle.begin_password_check(caller.username, address))
     try:
         token, lifetime = await accounts.change_password(
@@ -211,17 +225,12 @@ async def change_password(request: Request, caller: LoggedInCaller) -> LoggedIn:
     return LoggedIn(access_token=token, token_type=_BEARER, expires_in=lifetime)
 
 
-@router.post("/logout-everywhere")
+@router.post("/logout-everywhere", responses=refusals(401, 403))
 async def log_out_everywhere(request: Request, caller: LoggedInCaller) -> LoggedOut:
     """End every session of the caller, this one included. API keys stay; delete those one by one."""
     await accounts.log_out_everywhere(caller.username)
-    await audit.record("logout_everywhere", caller.username, address=address_of(request))
+    await audit.record("logout_everywhere", caller.username, address=address_of(request.scope))
     return LoggedOut(message="All sessions have been ended.")
-
-
-def address_of(request: Request) -> str:
-    """Return the address of the client that sent the request; see `auth.addresses`."""
-    return client_of(request.scope, get_settings().trusted_proxies)
 
 
 def unauthorized(error: InvalidTokenError) -> HTTPException:

@@ -22,12 +22,13 @@ class Decision(BaseModel):
     """What a person says to one pending call.
 
     `edit` needs `args`, the call's arguments in full; `respond` needs `message`, given to the agent as the
-    tool's result; `reject` may have a `message`, the reason.
+    tool's result; `reject` may have a `message`, the reason. `interrupt_id` says which call was seen.
     """
 
     action: DecisionType
     message: str | None = None
     args: dict[str, Any] | None = None
+    interrupt_id: str | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -50,6 +51,14 @@ def pending_approvals(state: Any) -> list[PendingApproval]:
         if isinstance(interrupt.get("value"), dict)
         for approval in _of_interrupt(interrupt["id"], interrupt["value"])
     ]
+
+
+def were_seen(approvals: list[PendingApproval], decisions: list[Decision]) -> bool:
+    """Tell whether each decision is on the call that is pending now, as far as it says which it is on."""
+    return all(
+        decision.interrupt_id in (None, approval.interrupt_id)
+        for approval, decision in zip(approvals, decisions, strict=False)
+    )
 
 
 def resume_command(approvals: list[PendingApproval], decisions: list[Decision]) -> Command:

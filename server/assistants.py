@@ -4,19 +4,26 @@ The in-memory runtime forgets them. After each change the rows of the one user w
 the change is answered; at the start all are given back. Other runtimes keep them themselves.
 """
 
+import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from starlette.types import Message, Send
 
 from server.runtime import is_in_memory
-from storage.assistants import SavedAssistant, all_assistants, replace_assistants
+from storage.assistants import AssistantJson, all_assistants, replace_assistants
 
 _SUCCESS = range(200, 300)
 _TIMES = ("created_at", "updated_at")
+_ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+
+_saving: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+"""By owner: of two changes made at once, what is saved last must be what was read last."""
 
 
 async def load_assistants() -> None:
@@ -44,7 +51,9 @@ def saving_assistants(send: Send, owner: Callable[[], Awaitable[str]]) -> Send:
 
     async def save_and_send(message: Message) -> None:
         if message["type"] == "http.response.start" and message["status"] in _SUCCESS:
-            await _save(await owner())
+            username = await owner()
+            async with _saving.setdefault(username, asyncio.Lock()):
+                await _save(username)
         await send(message)
 
     return save_and_send
@@ -55,31 +64,33 @@ async def _save(owner: str) -> None:
         return
     from langgraph_runtime_inmem.database import GLOBAL_STORE  # noqa: PLC0415 - only this runtime has it
 
+    # Copies: the platform changes its rows in place while they are written.
     rows = [
-        row for row in GLOBAL_STORE["assistants"] if row["metadata"].get("owner") == owner and _is_users(row)
+        dict(row)
+        for row in GLOBAL_STORE["assistants"]
+        if row["metadata"].get("owner") == owner and _is_users(row)
     ]
-    versions = GLOBAL_STORE["assistant_versions"]
-    await replace_assistants(
-        owner,
-        [
-            SavedAssistant(
-                row["assistant_id"],
-                owner,
-                _to_json(row),
-                [_to_json(one) for one in versions if one["assistant_id"] == row["assistant_id"]],
-            )
+    versions: dict[UUID, list[dict[str, Any]]] = {row["assistant_id"]: [] for row in rows}
+    for version in GLOBAL_STORE["assistant_versions"]:
+        if (of_one := versions.get(version["assistant_id"])) is not None:
+            of_one.append(dict(version))
+    # Not on the event loop, where others would wait for it.
+    texts = await asyncio.to_thread(
+        lambda: [
+            AssistantJson(row["assistant_id"], _to_json(row), _to_json(versions[row["assistant_id"]]))
             for row in rows
-        ],
+        ]
     )
+    await replace_assistants(owner, texts)
 
 
 def _is_users(row: dict[str, Any]) -> bool:
     return bool(row["metadata"].get("created_by") != "system")
 
 
-def _to_json(row: dict[str, Any]) -> dict[str, Any]:
-    as_json: dict[str, Any] = json.loads(json.dumps(row, default=str))
-    return as_json
+def _to_json(value: object) -> str:
+    # No rule is shown a description, and Postgres would refuse it with a NUL.
+    return _ESCAPED_NUL.sub(r"\1\\ufffd", json.dumps(value, default=str))
 
 
 def _from_json(row: dict[str, Any]) -> dict[str, Any]:

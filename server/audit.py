@@ -11,6 +11,7 @@ from uuid import UUID
 from fastapi import APIRouter, HTTPException, Query
 from pydantic import BaseModel
 
+from server.refusals import refusals
 from server.serve import SetupError, prepare_environment
 from server.sessions import CurrentUser
 from storage import audit
@@ -36,7 +37,7 @@ class AuditEntry(BaseModel):
     details: dict[str, Any]
 
 
-@router.get("/audit")
+@router.get("/audit", responses=refusals(401, 422))
 async def list_own_entries(
     user: CurrentUser,
     limit: Annotated[int, Query(ge=1, le=_MAX_PAGE)] = 50,

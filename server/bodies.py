@@ -29,6 +29,19 @@ def as_request_error(error: ValidationError) -> RequestValidationError:
 
 def body_schema(*models: type[BaseModel]) -> dict[str, Any]:
     """Describe a body that is read by hand, for the route's OpenAPI entry."""
-    schemas = [model.model_json_schema() for model in models]
+    schemas = [
+        _inlined(schema, schema.get("$defs", {})) for schema in (one.model_json_schema() for one in models)
+    ]
     schema = schemas[0] if len(schemas) == 1 else {"oneOf": schemas}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _inlined(part: Any, definitions: dict[str, Any]) -> Any:
+    """Put definitions where they are referred to: within a larger document they would not be found."""
+    if isinstance(part, list):
+        return [_inlined(one, definitions) for one in part]
+    if not isinstance(part, dict):
+        return part
+    if "$ref" in part:
+        return _inlined(definitions[part["$ref"].rpartition("/")[2]], definitions)
+    return {key: _inlined(one, definitions) for key, one in part.items() if key != "$defs"}

@@ -12,15 +12,31 @@ from langgraph_sdk.errors import APIStatusError
 from langgraph_sdk.schema import StreamMode
 from pydantic import BaseModel, StringConstraints, model_validator
 
-from server.approvals import Decision, DecisionType, pending_approvals, resume_command
+from server.approvals import Decision, DecisionType, pending_approvals, resume_command, were_seen
 from server.bodies import body_schema, read_json
 from server.events import ChatEvent, chat_events
-from server.sessions import GRAPH_ID, OwnSession, active_runs, platform
+from server.refusals import refusals
+from server.sessions import GRAPH_ID, OF_A_SESSION, OwnSession, active_runs, platform
 from server.settings import get_settings
 from server.text import text_of
 
-router = APIRouter(prefix="/api", tags=["chat"])
+router = APIRouter(prefix="/api", tags=["chat"], responses=OF_A_SESSION | refusals(401, 409))
 
+_EVENTS = {
+    "description": "Events, as told above.",
+    "content": {
+        "text/event-stream": {
+            "itemSchema": {
+                "type": "object",
+                "properties": {
+                    "event": {"enum": ["token", "tool_call", "tool_result", "interrupt", "error", "done"]},
+                    "data": {"type": "string", "contentMediaType": "application/json"},
+                },
+                "required": ["event", "data"],
+            }
+        }
+    },
+}
 _STREAM_MODES: list[StreamMode] = ["messages-tuple", "updates"]
 
 
@@ -31,11 +47,16 @@ class ChatRequest(BaseModel):
 
 
 class ResumeRequest(BaseModel):
-    """One decision (`action`, with `message` or `args`), or `decisions`, one for each pending call."""
+    """One decision (`action`, with `message` or `args`), or `decisions`, one for each pending call.
+
+    With the `interrupt_id` of the pending approval that was shown, a decision is on that and on nothing that
+    has come up since; a request that is sent twice, by a proxy or a double click, decides once.
+    """
 
     action: DecisionType | None = None
     message: str | None = None
     args: dict[str, Any] | None = None
+    interrupt_id: str | None = None
     decisions: list[Decision] | None = None
 
     @model_validator(mode="after")
@@ -44,6 +65,8 @@ class ResumeRequest(BaseModel):
             raise ValueError("give either action, for the one pending call, or decisions, one for each")
         if self.action is not None:
             self.decisions = [Decision(action=self.action, message=self.message, args=self.args)]
+        for decision in self.decisions or []:
+            decision.interrupt_id = decision.interrupt_id or self.interrupt_id
         return self
 
 
@@ -55,7 +78,12 @@ class Resumed(BaseModel):
     status: str
 
 
-@router.post("/chat/{session_id}", openapi_extra=body_schema(ChatRequest), response_class=StreamingResponse)
+@router.post(
+    "/chat/{session_id}",
+    openapi_extra=body_schema(ChatRequest),
+    response_class=StreamingResponse,
+    responses={200: _EVENTS},
+)
 async def chat(request: Request, session: OwnSession) -> StreamingResponse:
     """Say something to the agent; the answer is a `text/event-stream`.
 
@@ -82,6 +110,8 @@ async def resume(request: Request, session: OwnSession) -> Resumed:
         if not approvals or await active_runs(client, thread_id):
             raise HTTPException(409, "Nothing is waiting for a decision in this session.")
         decisions = body.decisions or []
+        if not were_seen(approvals, decisions):
+            raise HTTPException(409, "Something else is pending now: look at the session again.")
         if len(decisions) != len(approvals):
             raise HTTPException(
                 422, f"{len(approvals)} calls are pending; give `decisions`, one for each, in their order."

@@ -10,11 +10,13 @@ from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 from auth import keys
 from auth.errors import InvalidTokenError, TooManyKeysError
 from auth.keys import ApiKey
-from server.accounts import LoggedInCaller, address_of, unauthorized
+from server.accounts import LoggedInCaller, unauthorized
 from server.bodies import body_schema, read_json
+from server.refusals import refusals
+from server.requests import address_of
 from storage import audit
 
-router = APIRouter(prefix="/api/auth/keys", tags=["API keys"])
+router = APIRouter(prefix="/api/auth/keys", tags=["API keys"], responses=refusals(401, 403))
 
 _MAX_NAME_LENGTH = 100
 _MAX_DAYS = 3650
@@ -60,7 +62,7 @@ class KeyDeleted(BaseModel):
     message: str
 
 
-@router.post("", openapi_extra=body_schema(KeyRequest))
+@router.post("", openapi_extra=body_schema(KeyRequest), responses=refusals(409, 422))
 async def create_key(request: Request, caller: LoggedInCaller) -> NewKey:
     """Make an API key. It is shown in this answer and never again; the server keeps only a hash."""
     wanted = await read_json(request, KeyRequest)
@@ -81,7 +83,7 @@ async def list_keys(caller: LoggedInCaller) -> list[KeyInfo]:
     return [_info(key) for key in await keys.keys_of(caller.username)]
 
 
-@router.delete("/{key_id}")
+@router.delete("/{key_id}", responses=refusals(404, 422))
 async def delete_key(request: Request, key_id: UUID, caller: LoggedInCaller) -> KeyDeleted:
     """Revoke an API key."""
     deleted = await keys.delete(caller.username, key_id)
@@ -93,7 +95,7 @@ async def delete_key(request: Request, key_id: UUID, caller: LoggedInCaller) -> 
 
 async def _audit(event: str, request: Request, username: str, key: ApiKey) -> None:
     details = {"key_id": str(key.key_id), "name": key.name}
-    await audit.record(event, username, address=address_of(request), details=details)
+    await audit.record(event, username, address=address_of(request.scope), details=details)
 
 
 def _info(key: ApiKey) -> KeyInfo:

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import structlog
 from fastapi import FastAPI
 
@@ -13,7 +14,8 @@ from agent.model import build_model, probe_model
 from auth.secret import signing_key
 from sandbox.containers import get_containers
 from sandbox.errors import SandboxError
-from server import corrections, queue, studio
+from sandbox.lifecycle import get_lifecycle
+from server import corrections, queue, replays, studio
 from server.assistants import load_assistants
 from server.disabled_users import stop_disabled_users_runs
 from server.restore import ThreadRows
@@ -21,6 +23,7 @@ from server.selfcheck import check_that_doors_are_shut
 from server.settings import get_settings
 from storage import audit, threads
 from storage.database import get_pool
+from storage.errors import StorageError
 from storage.ids import SessionId
 from storage.saver import purge_deleted
 
@@ -38,19 +41,23 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     if warning := await probe_model(await asyncio.to_thread(build_model)):
         await _log.awarning(warning)
     corrections.install()
-    if get_settings().queue_wake:
-        queue.install()
+    settings = get_settings()
+    queue.install(wake=settings.queue_wake, most_each=settings.max_runs_per_user_at_once)
     threads.on_deletion(_remove_sandbox)
+    threads.on_deletion(_forget_streams)
+    replays.install()
     rows = app.state.thread_rows = ThreadRows()
     await rows.rebuild()
     await load_assistants()
-    await check_that_doors_are_shut(app)
+    # The guard would refuse them alone; the platform behind it must not need the guard.
+    for doors in (app, app.state.platform):
+        await check_that_doors_are_shut(doors)
     await _warn_of_studio()
     background = [
         _in_background(rows.complete_latest()),
         _in_background(purge_deleted()),
         _in_background(audit.purge_daily()),
-        _in_background(get_containers().reconcile()),
+        _in_background(get_lifecycle().run()),
         _in_background(stop_disabled_users_runs(app.state.platform)),
     ]
     try:
@@ -69,16 +76,21 @@ async def _warn_of_studio() -> None:
         await _log.awarning(
             "STUDIO_USER is set: LangGraph Studio in a browser on this machine acts as that user",
             username=username,
-            in_force=studio.listens_on_loopback(),
+            in_force=studio.is_local_only(),
         )
 
 
 async def _remove_sandbox(thread_id: UUID, owner: str) -> None:
     try:
         await get_containers().remove(SessionId(owner, thread_id))
-    except SandboxError as error:
-        # The thread is a tombstone already: its container cannot be used, and the next start removes it.
+    except (psycopg.Error, SandboxError, StorageError) as error:
+        # The thread is a tombstone already: its container cannot be used, and will be found and removed.
         await _log.awarning("A deleted thread's container was not removed", error=str(error))
+
+
+async def _forget_streams(thread_id: UUID, _: str) -> None:
+    if (kept := replays.install()) is not None:
+        kept.forget(thread_id)
 
 
 def _in_background(work: Coroutine[Any, Any, object]) -> asyncio.Task[None]:

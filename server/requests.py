@@ -5,9 +5,13 @@ from collections.abc import Iterable
 
 from starlette.types import Message, Receive, Scope, Send
 
+from auth.addresses import client_of
+from auth.settings import get_settings
 from server.hosts import is_loopback
 
 Header = tuple[bytes, bytes]
+
+_PROXY_HEADERS = frozenset({b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"true-client-ip"})
 
 
 def header_of(scope: Scope, name: bytes) -> str:
@@ -15,9 +19,19 @@ def header_of(scope: Scope, name: bytes) -> str:
     return next((value.decode("latin-1") for header, value in scope["headers"] if header == name), "")
 
 
+def address_of(scope: Scope) -> str:
+    """Return the address of the client that sent a request; see `auth.addresses`."""
+    return client_of(scope, get_settings().trusted_proxies)
+
+
 def is_direct_from_loopback(scope: Scope) -> bool:
-    """Tell whether a request comes from this machine itself, not through a proxy on it."""
-    forwarded = any(name == b"forwarded" or name.startswith(b"x-forwarded-") for name, _ in scope["headers"])
+    """Tell whether a request comes from this machine itself, not through a proxy on it.
+
+    A proxy need not say that it is one: some of nginx's defaults tell only by speaking HTTP/1.0.
+    """
+    forwarded = scope.get("http_version") == "1.0" or any(
+        name in _PROXY_HEADERS or name.startswith((b"x-forwarded-", b"cf-")) for name, _ in scope["headers"]
+    )
     return not forwarded and is_loopback((scope.get("client") or ("", 0))[0])
 
 

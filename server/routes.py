@@ -7,6 +7,7 @@ as long as it lives, where the same protocol over `/stream/events` and `/command
 """
 
 import re
+from itertools import chain
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -15,7 +16,8 @@ from storage.ids import parse_thread_id
 UUID_PLACE: Final = "{uuid}"
 """A UUID; the guard rewrites it in its canonical form or refuses it."""
 
-_SEGMENT: Final = "[^/]+"
+# Printable ASCII: nothing else has a meaning here, and a newline would forge a line of the platform's log.
+_SEGMENT: Final = "[!-.0-~]+"
 
 _PLATFORM: Final = (
     ("GET", "/"),
@@ -95,6 +97,20 @@ _OWN: Final = (
 
 ALLOWED: Final = _PLATFORM + _OWN
 
+PUBLIC: Final = frozenset(
+    {
+        "/",
+        "/ok",
+        "/info",
+        "/docs",
+        "/openapi.json",
+        "/metrics",
+        "/api/auth/register",
+        "/api/auth/login",
+    }
+)
+"""What is answered without asking who wants to know; `/metrics` and `/docs` have conditions of their own."""
+
 REFUSED_IN_STREAM: Final = frozenset(
     {
         "/threads/{uuid}/stream",
@@ -118,6 +134,10 @@ CHANGES_ASSISTANTS: Final = frozenset(
 """Where the caller's assistants may be others afterwards."""
 
 
+EDITS_STATE: Final = ("POST", "/threads/{uuid}/state")
+"""Where a user writes into the state of their own thread."""
+
+
 class Route(NamedTuple):
     """A request's route: its template in `ALLOWED`, and where in the path there are UUIDs."""
 
@@ -137,6 +157,9 @@ _PATTERNS: Final = {
     for method in {method for method, _ in ALLOWED}
 }
 
+# Literal paths first, as in ALLOWED.
+_ALL_PATTERNS: Final = sorted(chain.from_iterable(_PATTERNS.values()), key=lambda pattern: "{" in pattern[0])
+
 
 def match(method: str, path: str) -> Route | None:
     """Return the route of a request, None if there is no such route.
@@ -145,11 +168,7 @@ def match(method: str, path: str) -> Route | None:
     """
     if method == "HEAD":
         method = "GET"
-    patterns = (
-        [pattern for patterns in _PATTERNS.values() for pattern in patterns]
-        if method == "OPTIONS"
-        else _PATTERNS.get(method, [])
-    )
+    patterns = _ALL_PATTERNS if method == "OPTIONS" else _PATTERNS.get(method, [])
     # Literal paths stand before those with places in ALLOWED, so "/threads/search" is not a thread.
     for template, pattern in patterns:
         if found := pattern.fullmatch(path):

@@ -128,9 +128,11 @@ def set_up() -> None:
 def _set_up_sandboxes() -> None:
     from sandbox.image import ensure_image  # noqa: PLC0415 - heavy: only once a command needs it
     from sandbox.install import ensure_engine  # noqa: PLC0415
+    from sandbox.runtime import check_runtime  # noqa: PLC0415
 
     async def engine_and_image() -> None:
         await ensure_engine(say)
+        await check_runtime()
         await ensure_image(say)
 
     asyncio.run(engine_and_image())
@@ -139,6 +141,10 @@ def _set_up_sandboxes() -> None:
 def _run_platform(host: str, port: int, jobs: int) -> None:
     from langgraph_api.cli import run_server  # noqa: PLC0415 - heavy: after all that could fail early
 
+    from server import http_protocol  # noqa: PLC0415 - imports uvicorn
+    from server.origins import with_chosen_origins  # noqa: PLC0415 - imports pydantic
+
+    http_protocol.install()
     config = _platform_config()
     os.chdir(_fresh_platform_directory())
     os.environ.setdefault("LANGGRAPH_NO_VERSION_CHECK", "true")
@@ -151,7 +157,7 @@ def _run_platform(host: str, port: int, jobs: int) -> None:
         reload=False,
         graphs=config["graphs"],
         auth=config["auth"],
-        http=config["http"],
+        http=with_chosen_origins(config["http"]),
         checkpointer=config["checkpointer"],
         store=config["store"],
         n_jobs_per_worker=jobs,

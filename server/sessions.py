@@ -9,23 +9,28 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
+import httpx
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from langgraph_sdk.client import LangGraphClient
-from langgraph_sdk.errors import APIStatusError
 from pydantic import BaseModel
 
 from auth.credentials import authenticate_headers
 from auth.errors import InvalidTokenError
 from server.approvals import PendingApproval, pending_approvals
 from server.caller import platform_as_caller
+from server.refusals import refusals
 from server.text import text_of
 from storage.errors import InvalidSessionIdError
 from storage.ids import SessionId, parse_session_id
 
-router = APIRouter(prefix="/api", tags=["sessions"])
+router = APIRouter(prefix="/api", tags=["sessions"], responses=refusals(401))
 
 GRAPH_ID = "agent"
+OF_A_SESSION = refusals(403, 404, 422)
+"""How a route refuses a session that is another's, unknown or misspelled."""
+
 _MAX_PAGE = 100
+_MAX_OFFSET = 2**31 - 1
 _MAX_ACTIVE_RUNS = 100
 
 
@@ -106,7 +111,7 @@ async def platform(request: Request) -> AsyncIterator[LangGraphClient]:
     async with platform_as_caller(request) as client:
         try:
             yield client
-        except APIStatusError as error:
+        except httpx.HTTPStatusError as error:
             raise HTTPException(error.response.status_code, _detail(error)) from None
 
 
@@ -118,12 +123,12 @@ async def create_session(request: Request, user: CurrentUser) -> SessionCreated:
     return SessionCreated(thread_id=_session_id(user, thread))
 
 
-@router.get("/sessions")
+@router.get("/sessions", responses=refusals(422))
 async def list_sessions(
     request: Request,
     user: CurrentUser,
     limit: Annotated[int, Query(ge=1, le=_MAX_PAGE)] = 20,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Annotated[int, Query(ge=0, le=_MAX_OFFSET)] = 0,
 ) -> list[SessionSummary]:
     """List the caller's sessions, newest first."""
     async with platform(request) as client:
@@ -137,7 +142,7 @@ async def list_sessions(
     return [SessionSummary(**_summary(user, thread)) for thread in found]
 
 
-@router.get("/sessions/{session_id}")
+@router.get("/sessions/{session_id}", responses=OF_A_SESSION)
 async def get_session(request: Request, session: OwnSession) -> Session:
     """Return a session's messages, its status, and the tool calls that wait for a decision."""
     thread_id = str(session.thread_id)
@@ -152,7 +157,7 @@ async def get_session(request: Request, session: OwnSession) -> Session:
     )
 
 
-@router.post("/sessions/{session_id}/cancel")
+@router.post("/sessions/{session_id}/cancel", responses=OF_A_SESSION | refusals(409))
 async def cancel_session(request: Request, session: OwnSession) -> Done:
     """Stop what the session's agent is doing. What it has said and done so far is kept."""
     thread_id = str(session.thread_id)
@@ -165,7 +170,7 @@ async def cancel_session(request: Request, session: OwnSession) -> Done:
     return Done(message="Cancelled")
 
 
-@router.delete("/sessions/{session_id}")
+@router.delete("/sessions/{session_id}", responses=OF_A_SESSION)
 async def delete_session(request: Request, session: OwnSession) -> Done:
     """Delete a session for good: its conversation, its sandbox and its workspace."""
     thread_id = str(session.thread_id)
@@ -177,17 +182,17 @@ async def delete_session(request: Request, session: OwnSession) -> Done:
 
 
 async def active_runs(client: LangGraphClient, thread_id: str) -> list[Any]:
-    """Return the thread's runs that have not ended."""
+    """Return the ids of the thread's runs that have not ended, each as `run_id`."""
     runs: list[Any] = []
     for status in ("pending", "running"):
-        runs += await client.runs.list(thread_id, status=status, limit=_MAX_ACTIVE_RUNS)
+        runs += await client.runs.list(thread_id, status=status, limit=_MAX_ACTIVE_RUNS, select=["run_id"])
     return runs
 
 
 async def _unless_ended(cancelling: Awaitable[None]) -> None:
     try:
         await cancelling
-    except APIStatusError as error:
+    except httpx.HTTPStatusError as error:
         # It came to its end by itself meanwhile.
         if error.response.status_code not in (404, 409):
             raise
@@ -215,6 +220,9 @@ def _message(message: dict[str, Any]) -> Message:
     )
 
 
-def _detail(error: APIStatusError) -> str:
-    body = error.body
-    return str(body["detail"]) if isinstance(body, dict) and "detail" in body else error.message
+def _detail(error: httpx.HTTPStatusError) -> str:
+    # A plain one, where the client may have reconnected; elsewhere its own kind of it, which has this, too.
+    try:
+        return str(error.response.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        return error.response.reason_phrase

@@ -3,11 +3,15 @@
 That is deleting a run's checkpoints and copying a thread; and a thread's deletion is made final.
 """
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import AsyncIterator, Iterable
 from contextlib import nullcontext
 from contextvars import ContextVar
+from typing import Any
 from uuid import UUID
 
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
 from storage import threads
@@ -18,6 +22,19 @@ deleting_within: ContextVar[UUID | None] = ContextVar("deleting_within", default
 
 `DELETE /threads/{mine}/runs/{theirs}` reaches `adelete_for_runs` with the run's id alone, before the
 platform looks whether that run belongs to that thread; the authorization handler sets this.
+"""
+
+_COPIES_AT_ONCE = 2
+
+_LISTED_BYTES = 32 << 20
+"""The most that the states of one answer may take."""
+
+_STORED_BYTES = """
+SELECT (
+    SELECT coalesce(sum(octet_length(blob)), 0) FROM checkpoint_blobs WHERE thread_id = %(thread_id)s
+) + (
+    SELECT coalesce(sum(octet_length(blob)), 0) FROM checkpoint_writes WHERE thread_id = %(thread_id)s
+) AS bytes
 """
 
 # A run's checkpoints go only where nothing of another run builds on them: messages are kept as
@@ -89,6 +106,35 @@ class WarrenSaver(AsyncPostgresSaver):
         # The stock saver lets one caller at a time through, which a single connection needs and a pool
         # does not: one person's slow checkpoint would hold everybody's.
         self.lock = nullcontext()  # type: ignore[assignment]
+        self._copying = asyncio.Semaphore(_COPIES_AT_ONCE)
+
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,  # noqa: A002 - the base class's name
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """As the stock saver, but of a large thread fewer at a time than asked for; `before` brings the next.
+
+        Each stands for a whole state: a thousand of a thread with megabytes to say would not fit in memory.
+        The platform hands a client's `before` on as a checkpoint outside a config.
+        """
+        if before is not None and "configurable" not in before:
+            before = {"configurable": dict(before)}
+        if limit is not None and config is not None:
+            stored = await self._stored_bytes(config["configurable"]["thread_id"])
+            limit = min(limit, max(_LISTED_BYTES // (stored + 1), 1))
+        async for found in super().alist(config, filter=filter, before=before, limit=limit):
+            yield found
+
+    async def _stored_bytes(self, thread_id: str) -> int:
+        """Return the size of all that is kept of a thread, which none of its states exceeds."""
+        async with self._cursor() as cursor:
+            await cursor.execute(_STORED_BYTES, {"thread_id": thread_id})
+            row = await cursor.fetchone()
+        return int(row["bytes"]) if row else 0
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Bury the thread first, so that a crash half-way never brings it back, then delete its state."""
@@ -110,7 +156,8 @@ class WarrenSaver(AsyncPostgresSaver):
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy all state of one thread to another, new one."""
         parameters = {"source": source_thread_id, "target": target_thread_id}
-        async with self._cursor(pipeline=True) as cursor:
+        # Of large threads this takes seconds, and one user's many must not take all connections.
+        async with self._copying, self._cursor(pipeline=True) as cursor:
             for statement in _COPY_THREAD:
                 await cursor.execute(statement, parameters)
 

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from cachetools import TTLCache
-from psycopg.rows import class_row
+from psycopg.rows import class_row, scalar_row
 from psycopg.types.json import Jsonb
 
 from storage.database import get_pool
@@ -66,6 +66,13 @@ SELECT thread_id, owner, deleted_at FROM thread_owners WHERE thread_id = %(threa
 """
 
 _FIND = "SELECT thread_id, owner, deleted_at FROM thread_owners WHERE thread_id = %s"
+
+# As text, and not as it is kept: compressed, what is large in memory can be small.
+_MERGE_METADATA = """
+UPDATE thread_owners SET metadata = metadata || %(added)s
+WHERE thread_id = %(thread_id)s AND deleted_at IS NULL
+AND octet_length((metadata || %(added)s)::text) <= %(max_bytes)s
+"""
 
 _SUMMARIES = """
 SELECT
@@ -139,14 +146,26 @@ async def find_for_reading(thread_id: UUID) -> ThreadRecord | None:
     return record
 
 
-async def merge_metadata(thread_id: UUID, metadata: Mapping[str, Any]) -> None:
-    """Add keys to what a thread's owner has noted on it, replacing those that exist."""
+async def merge_metadata(thread_id: UUID, metadata: Mapping[str, Any], max_bytes: int) -> bool:
+    """Add keys to what a live thread's owner has noted on it, replacing those that exist.
+
+    Returns:
+        False, with nothing changed, if it would be larger than `max_bytes` of JSON altogether.
+    """
+    parameters = {"thread_id": thread_id, "added": Jsonb(dict(metadata)), "max_bytes": max_bytes}
     pool = await get_pool()
     async with pool.connection() as conn:
-        await conn.execute(
-            "UPDATE thread_owners SET metadata = metadata || %s WHERE thread_id = %s AND deleted_at IS NULL",
-            (Jsonb(dict(metadata)), thread_id),
-        )
+        cursor = await conn.execute(_MERGE_METADATA, parameters)
+        return cursor.rowcount == 1
+
+
+async def metadata_of(thread_id: UUID) -> dict[str, Any]:
+    """Return what a thread's owner has noted on it."""
+    pool = await get_pool()
+    async with pool.connection() as conn, conn.cursor(row_factory=scalar_row) as cursor:
+        await cursor.execute("SELECT metadata FROM thread_owners WHERE thread_id = %s", (thread_id,))
+        metadata: dict[str, Any] | None = await cursor.fetchone()
+    return metadata or {}
 
 
 async def live_threads() -> list[ThreadSummary]:

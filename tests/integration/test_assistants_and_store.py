@@ -1,5 +1,6 @@
 """The rest of the platform's API: assistants and the store, each user's own."""
 
+import asyncio
 from typing import Any
 from uuid import uuid4
 
@@ -8,6 +9,7 @@ import pytest
 
 from server.child import ChildServer
 from server.demo import last_answer, status_of
+from storage.assistants import all_assistants
 from tests.conftest import User, new_user
 
 FORGED = {"created_by": "system", "owner": "bob", "langgraph_x": "y"}
@@ -26,6 +28,15 @@ async def test_everyone_reads_the_systems_assistant_and_nobody_changes_it(alice:
         assert await status_of(user.client.assistants.update(system, name="mine")) == 404
         assert await status_of(user.client.assistants.delete(system)) == 404
         assert await status_of(user.client.assistants.create("agent", assistant_id=system)) == 409
+
+
+async def test_assistants_made_at_once_are_all_made_and_all_saved(
+    server: ChildServer, database: None
+) -> None:
+    user = await new_user(server)
+    made = await asyncio.gather(*(make_assistant(user, name=f"{number}") for number in range(10)))
+    saved = {str(one.assistant_id) for one in await all_assistants() if one.owner == user.name}
+    assert saved == {one["assistant_id"] for one in made}
 
 
 async def test_ones_own_assistant_is_ones_own_whatever_its_metadata_says(alice: User, bob: User) -> None:

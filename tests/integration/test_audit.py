@@ -5,6 +5,7 @@ import json
 import logging
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -84,6 +85,18 @@ async def test_a_decision_by_the_sdk_is_recorded(http: httpx.AsyncClient, server
     assert entry["details"]["decision"] == "reject"
     runs = await user.client.runs.list(thread_id)
     assert entry["details"]["run_id"] in {run["run_id"] for run in runs}
+
+
+async def test_an_edited_state_is_recorded(http: httpx.AsyncClient, server: ChildServer) -> None:
+    """Whoever holds another's key could have tools called by it that nobody was asked about."""
+    user = await new_user(server)
+    thread_id = await user.thread()
+    await say_to(user.client, thread_id, "recall")
+    await user.client.threads.update_state(thread_id, {"messages": []})
+    deadline = time.monotonic() + 10
+    while not (edits := await own_entries(http, user, event="state_edited")):
+        assert time.monotonic() < deadline
+    assert [edit["thread_id"] for edit in edits] == [thread_id]
 
 
 async def test_a_sub_agents_decision_is_recorded(http: httpx.AsyncClient, server: ChildServer) -> None:

@@ -140,3 +140,14 @@ async def test_studios_header_opens_nothing_unless_the_operator_says_so(
 ) -> None:
     headers = {"X-Auth-Scheme": "langsmith"} | ({"Origin": origin} if origin else {})
     assert (await http.post("/threads/search", json={}, headers=headers)).status_code == 401
+
+
+async def test_a_foreign_page_can_neither_register_nor_guess_passwords(http: httpx.AsyncClient) -> None:
+    """A plain form or text needs no preflight, and counts against the visitor's own address."""
+    for route in ("register", "login"):
+        answer = await http.post(
+            f"/api/auth/{route}",
+            content='{"username": "x", "password": "y"}',
+            headers={"Origin": "https://evil.example", "Content-Type": "text/plain"},
+        )
+        assert answer.status_code == 403

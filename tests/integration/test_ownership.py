@@ -147,6 +147,19 @@ async def test_a_copy_is_the_owners_with_the_conversation_in_it(alice: User) -> 
     assert copied_state["values"]["messages"] == original_state["values"]["messages"] != []
 
 
+async def test_the_history_before_a_checkpoint_is_what_led_to_it(
+    http: httpx.AsyncClient, alice: User
+) -> None:
+    thread_id = await alice.thread()
+    await say_to(alice.client, thread_id, "recall this")
+    latest, *earlier = await alice.client.threads.get_history(thread_id, limit=100)
+    before: Any = latest["checkpoint"]
+    assert await alice.client.threads.get_history(thread_id, limit=100, before=before) == earlier != []
+    query = {"limit": 100, "before": before["checkpoint_id"]}
+    found = await http.get(f"/threads/{thread_id}/history", params=query, headers=alice.headers)
+    assert found.json() == earlier
+
+
 async def test_deleting_the_last_run_takes_its_messages_with_it(alice: User) -> None:
     thread_id = await alice.thread()
     await say_to(alice.client, thread_id, "recall one")

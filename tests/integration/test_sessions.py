@@ -194,6 +194,31 @@ async def test_a_running_agent_can_be_cancelled(http: httpx.AsyncClient, alice: 
     assert (await http.post(f"/api/sessions/{session_id}/cancel", headers=alice.headers)).status_code == 409
 
 
+async def test_cancelling_and_deleting_many_times_at_once_ends_well(
+    http: httpx.AsyncClient, alice: User
+) -> None:
+    """Whoever comes second finds that what it was about to cancel is no longer there."""
+    session_id = await new_session(http, alice)
+    path = f"/api/sessions/{session_id}"
+    async with http.stream(
+        "POST", f"/api/chat/{session_id}", json={"message": "count 600 every 100"}, headers=alice.headers
+    ) as stream:
+        await anext(stream.aiter_lines())
+        cancelled = await asyncio.gather(
+            *(http.post(f"{path}/cancel", headers=alice.headers) for _ in range(5)),
+            *(http.delete(path, headers=alice.headers) for _ in range(3)),
+        )
+    assert {answer.status_code for answer in cancelled} <= {200, 404, 409}
+    assert 200 in [answer.status_code for answer in cancelled[5:]]
+
+
+@pytest.mark.parametrize("query", [{"offset": 10**30}, {"offset": -1}, {"limit": 0}, {"limit": 101}])
+async def test_a_page_that_cannot_be_is_refused(
+    http: httpx.AsyncClient, alice: User, query: dict[str, int]
+) -> None:
+    assert (await http.get("/api/sessions", params=query, headers=alice.headers)).status_code == 422
+
+
 async def test_a_second_message_while_one_is_answered_is_a_conflict(
     http: httpx.AsyncClient, alice: User
 ) -> None:

@@ -14,107 +14,34 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from structlog.testing import capture_logs
 
+from server.fair_share import startable
 from server.queue import KNOWN_VERSIONS, POLL_SECONDS, Bell, install
+from server.workers import Workers
+from tests.unit.run_queue import Queue
 
-WRAPPED = ("next", "put", "enter")
-READ_BY_US = "da5748f28abfe017"
+READ_BY_US = "b4c30f7913038a2f"
 UPSTREAM_CHANGED = """
-langgraph-runtime-inmem's queue has changed. Read its `ops.Runs.next`, `put`, `enter` and `queue.queue` again:
-- does next() still sleep 0.5 s, and take runs with created_at < a time from before that sleep?
+langgraph-runtime-inmem's queue has changed. Read its `ops.Runs.next`, `put`, `enter`,
+`ops.Threads.Stream.subscribe` and `queue.queue` again:
+- does next() still choose of the pending rows, count the attempt, and mark the row as running?
+- does subscribe() still look for a thread's new runs only, and is its set still the stream's own?
 - is a run still in the store when put() returns, and a worker still inside enter() until a run has ended?
 - does queue() still look `ops.Runs.next` up at every turn?
 All yes, or server/queue.py follows: set KNOWN_VERSIONS there and READ_BY_US here. Now it is """
 
 
 @pytest.fixture
-def untouched(ops: ModuleType) -> Iterator[ModuleType]:
-    """Give the runtime's own methods back when the test has ended."""
-    originals = {name: inspect.getattr_static(ops.Runs, name) for name in WRAPPED}
-    yield ops
-    for name, original in originals.items():
-        setattr(ops.Runs, name, original)
-
-
-class Queue:
-    """Puts runs, and looks for them as the runtime's `queue.queue` does."""
-
-    def __init__(self, ops: ModuleType) -> None:
-        self.ops = ops
-        self.conn = ops.InMemConnectionProto()
-        self.picked: asyncio.Queue[uuid.UUID] = asyncio.Queue()
-        self.assistant_id = uuid.uuid4()
-        self.conn.store["assistants"] = [
-            {
-                "assistant_id": self.assistant_id,
-                "graph_id": "agent",
-                "config": {},
-                "context": {},
-                "metadata": {"created_by": "system"},
-            }
-        ]
-
-    async def work(self) -> None:
-        run = None
-        while True:
-            wait, run = run is None, None
-            async for run, _attempt in self.ops.Runs.next(wait=wait, limit=10):
-                self.picked.put_nowait(run["run_id"])
-
-    async def put(self, thread_id: uuid.UUID, **options: Any) -> uuid.UUID:
-        run_id = uuid.uuid4()
-        created = await self.ops.Runs.put(
-            self.conn,
-            self.assistant_id,
-            {},
-            thread_id=thread_id,
-            run_id=run_id,
-            metadata={},
-            prevent_insert_if_inflight=False,
-            multitask_strategy="enqueue",
-            if_not_exists="create",
-            **options,
-        )
-        assert (await anext(created))["run_id"] == run_id
-        return run_id
-
-    def enter(self, run_id: uuid.UUID, thread_id: uuid.UUID) -> Any:
-        return self.ops.Runs.enter(run_id, thread_id, asyncio.get_running_loop(), False)
-
-    async def end(self, run_id: uuid.UUID) -> None:
-        await self.ops.Runs.set_status(self.conn, run_id, "success")
-
-    async def put_and_measure(self) -> float:
-        started = time.perf_counter()
-        run_id = await self.put(uuid.uuid4())
-        assert await self.picked.get() == run_id
-        return time.perf_counter() - started
-
-
-@pytest_asyncio.fixture
-async def queue(untouched: ModuleType) -> AsyncIterator[Queue]:
-    queue = Queue(untouched)
-    loop = asyncio.create_task(queue.work())
-    yield queue
-    loop.cancel()
-    await asyncio.wait([loop])
-    queue.conn.clear()
-
-
-@pytest.fixture
-def looks(untouched: ModuleType) -> list[float]:
-    """Collect the times of the runtime's own looks. Ask for it before `queue` and install()."""
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Collect the times of the looks."""
     times: list[float] = []
-    original = untouched.Runs.next
 
-    async def counted(wait: bool, limit: int = 1) -> AsyncIterator[Any]:
+    def counted(*args: Any) -> Iterator[Any]:
         times.append(time.perf_counter())
-        async for run in original(wait=wait, limit=limit):
-            yield run
+        return startable(*args)
 
-    untouched.Runs.next = staticmethod(counted)
+    monkeypatch.setattr("server.queue.startable", counted)
     return times
 
 
@@ -127,7 +54,8 @@ def test_the_locked_runtime_is_one_the_guard_knows() -> None:
 def test_the_runtimes_queue_reads_as_it_did_when_the_wrapper_was_written(ops: ModuleType) -> None:
     from langgraph_runtime_inmem import queue  # noqa: PLC0415 - as in `ops`
 
-    parts = [inspect.getattr_static(ops.Runs, name) for name in WRAPPED] + [queue.queue]
+    parts = [inspect.getattr_static(ops.Runs, name) for name in ("next", "put", "enter")]
+    parts += [ops.Threads.Stream.subscribe, queue.queue]
     digest = hashlib.sha256("".join(inspect.getsource(part) for part in parts).encode()).hexdigest()[:16]
     assert digest == READ_BY_US, UPSTREAM_CHANGED + digest
 
@@ -197,11 +125,11 @@ def test_jobs_on_loops_of_their_own_are_left_alone_with_one_warning(
 
 
 def assert_left_alone(ops: ModuleType, warnings: int) -> None:
-    before = [inspect.getattr_static(ops.Runs, name) for name in WRAPPED]
+    before = dict(vars(ops.Runs))
     with capture_logs() as logs:
         assert not install()
     assert [log["log_level"] for log in logs] == ["warning"] * warnings
-    assert [inspect.getattr_static(ops.Runs, name) for name in WRAPPED] == before
+    assert dict(vars(ops.Runs)) == before
 
 
 async def test_an_idle_queue_takes_a_run_at_once(queue: Queue) -> None:
@@ -309,6 +237,15 @@ async def test_a_cancelled_run_that_never_leaves_holds_its_successor_for_one_pau
         queue.enter(uuid.uuid4(), thread_id),
     ):
         pass
+
+
+async def test_who_came_first_to_a_thread_does_not_wait_for_who_came_later() -> None:
+    workers, thread_id, first_id = Workers(), uuid.uuid4(), uuid.uuid4()
+    for run_id in (first_id, uuid.uuid4()):
+        workers.take(run_id, thread_id, "alice")
+    with workers.inside(first_id, thread_id) as first:
+        async with asyncio.timeout(5):
+            await workers.predecessors_left(first, 3600)
 
 
 async def test_a_ring_before_listening_is_heard_once() -> None:

@@ -7,11 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langgraph_sdk import Auth
 
+from auth.bounds import MAX_NOTED_BYTES
 from auth.run_request import MAX_RECURSION_LIMIT, secure_run, stamped
 
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    st.none() | st.booleans() | st.integers() | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=10,
 )
 
@@ -58,7 +60,30 @@ def test_a_webhook_is_refused_since_the_server_would_call_any_address() -> None:
     assert caught.value.status_code == 422
 
 
-@given(st.dictionaries(st.text(max_size=12), json_values, max_size=5))
+@pytest.mark.parametrize("seconds", [1, 3600, -1, None])
+def test_a_delayed_run_is_refused_since_it_would_outlast_a_logout(seconds: int | None) -> None:
+    with pytest.raises(Auth.exceptions.HTTPException) as caught:
+        secure_run({**run(), "after_seconds": seconds}, "alice")
+    assert caught.value.status_code == 422
+    secure_run({**run(), "after_seconds": 0}, "alice")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"tags": ["x" * MAX_NOTED_BYTES]},
+        {"run_name": "\0"},
+        {"configurable": {"checkpoint_map": {"": "x" * MAX_NOTED_BYTES}}},
+        {"metadata": {"note": "x" * MAX_NOTED_BYTES}},
+    ],
+)
+def test_a_config_that_is_too_large_or_cannot_be_stored_is_refused(config: dict[str, Any]) -> None:
+    with pytest.raises(Auth.exceptions.HTTPException) as caught:
+        secure_run(run(config), "alice")
+    assert caught.value.status_code == 422
+
+
+@given(st.dictionaries(texts, json_values, max_size=5))
 def test_whatever_the_metadata_the_owner_is_the_caller(metadata: dict[str, Any]) -> None:
     result = stamped({**metadata, "owner": "bob"}, "alice")
     assert result["owner"] == "alice"

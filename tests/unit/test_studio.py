@@ -8,6 +8,7 @@ import pytest
 from auth import secret
 from auth import settings as auth_settings
 from server import settings, studio
+from server.origins import STUDIO_ORIGIN
 
 
 class Standing:
@@ -35,7 +36,7 @@ def _studio_user(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def studio_request(client: str = "127.0.0.1", **changes: str | None) -> dict[str, Any]:
     headers: dict[str, str | None] = {
         "host": "localhost:2024",
-        "origin": studio.STUDIO_ORIGIN,
+        "origin": STUDIO_ORIGIN,
         "x-auth-scheme": "langsmith",
     } | {name.replace("_", "-"): value for name, value in changes.items()}
     raw = [(name.encode(), value.encode()) for name, value in headers.items() if value is not None]
@@ -61,6 +62,9 @@ async def test_a_browser_on_this_machine_is_let_in() -> None:
         {"forwarded": "for=127.0.0.1"},
         {"x_forwarded_for": "127.0.0.1"},
         {"x_forwarded_proto": "https"},
+        {"via": "1.1 proxy"},
+        {"x_real_ip": "203.0.113.9"},
+        {"cf_connecting_ip": "203.0.113.9"},
     ],
 )
 async def test_one_condition_missing_keeps_it_out(changed: dict[str, str | None]) -> None:
@@ -79,6 +83,20 @@ async def test_a_server_that_listens_beyond_loopback_lets_nobody_in(
     monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
     monkeypatch.setenv("LANGGRAPH_API_URL", url)
+    assert await studio.credentials(studio_request()) is None
+
+
+async def test_a_proxy_that_speaks_the_old_http_gives_itself_away() -> None:
+    assert await studio.credentials({**studio_request(), "http_version": "1.0"}) is None
+
+
+@pytest.mark.parametrize(("name", "value"), [("TRUSTED_PROXIES", "10.0.0.1"), ("ALLOWED_HOSTS", "w.example")])
+async def test_a_server_with_a_proxy_or_a_name_lets_nobody_in(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    settings.get_settings.cache_clear()
+    auth_settings.get_settings.cache_clear()
     assert await studio.credentials(studio_request()) is None
 
 

@@ -1,14 +1,16 @@
-"""Noting in the audit log who was refused what."""
+"""Noting in the audit log who was refused what, and who has edited an agent's state."""
+
+from uuid import UUID
 
 from starlette.types import Message, Scope, Send
 
-from auth.addresses import client_of
 from auth.credentials import identify
 from auth.errors import InvalidTokenError
-from auth.settings import get_settings
+from server.requests import address_of
 from storage import audit
 
 _DENIALS = (401, 403)
+_SUCCESS = range(200, 300)
 _NOTED_BY_ITSELF = "/api/auth/login"
 
 
@@ -24,10 +26,23 @@ def noting_denials(send: Send, scope: Scope, template: str) -> Send:
     async def note_and_send(message: Message) -> None:
         is_start = message["type"] == "http.response.start"
         if is_start and message["status"] in _DENIALS and template != _NOTED_BY_ITSELF:
-            address = client_of(scope, get_settings().trusted_proxies)
             await audit.record_denial(
-                await _username(scope), scope["method"], template, message["status"], address
+                await _username(scope), scope["method"], template, message["status"], address_of(scope)
             )
+        await send(message)
+
+    return note_and_send
+
+
+def noting_edits(send: Send, scope: Scope, username: str, thread_id: UUID) -> Send:
+    """Return a `send` that notes that a thread's state was edited, if the answer says so.
+
+    Whoever edits a state can have a tool called that nobody was asked about: no decision tells of it.
+    """
+
+    async def note_and_send(message: Message) -> None:
+        if message["type"] == "http.response.start" and message["status"] in _SUCCESS:
+            await audit.record("state_edited", username, address=address_of(scope), thread_id=thread_id)
         await send(message)
 
     return note_and_send

@@ -1,0 +1,23 @@
+"""A request matches the route that the platform would serve, whatever its method."""
+
+import pytest
+
+from server.routes import ALLOWED, PUBLIC, match
+
+
+@pytest.mark.parametrize(("method", "path"), [one for one in ALLOWED if "{" not in one[1]])
+def test_a_preflight_matches_what_its_request_will(method: str, path: str) -> None:
+    for preflight in ("OPTIONS", method):
+        found = match(preflight, path)
+        assert found is not None
+        assert (found.template, found.uuids) == (path, ())
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\r\nb", "a\x1b[31m", "caf\u00e9", "\u202e", "a b", ""])
+def test_a_path_cannot_forge_a_line_of_the_log(name: str) -> None:
+    for path in (f"/assistants/{name}", f"/api/sessions/{name}", f"/assistants/{name}/graph"):
+        assert match("GET", path) is None
+
+
+def test_what_is_public_is_served() -> None:
+    assert {path for _, path in ALLOWED} >= PUBLIC
