@@ -28,6 +28,44 @@ def test_whatever_parses_is_spelled_in_the_one_canonical_way(text: str) -> None:
     assert is_username(session.owner)
 
 
+spoilt_characters = st.sampled_from("-_/.{}\x00\n \uff10") | st.characters()
+
+
+@given(usernames, st.uuids(), st.integers(0, 70), spoilt_characters, st.booleans())
+def test_a_damaged_session_id_is_refused_or_still_spelled_in_the_one_way(
+    owner: str, thread_id: UUID, place: int, character: str, replaces: bool
+) -> None:
+    intact = str(SessionId(owner, thread_id))
+    damaged = intact[:place] + character + intact[place + replaces :]
+    try:
+        session = parse_session_id(damaged)
+    except InvalidSessionIdError:
+        return
+    assert str(session) == damaged.lower()
+    assert is_username(session.owner)
+
+
+@given(usernames, usernames, st.uuids(), st.uuids())
+def test_no_two_sessions_share_an_id_and_none_reads_as_somebody_elses(
+    one: str, other: str, thread_id: UUID, other_id: UUID
+) -> None:
+    longer = f"{one}-{other}"[:32].rstrip("-_")
+    sessions = {SessionId(name, uuid) for name in (one, other, longer) for uuid in (thread_id, other_id)}
+    assert len({str(session) for session in sessions}) == len(sessions)
+    assert {parse_session_id(str(session)) for session in sessions} == sessions
+
+
+@given(st.uuids().map(str), st.integers(0, 40), spoilt_characters, st.booleans())
+def test_a_damaged_thread_id_is_refused_or_names_the_thread_that_it_spells(
+    intact: str, place: int, character: str, replaces: bool
+) -> None:
+    damaged = intact[:place] + character + intact[place + replaces :]
+    try:
+        assert str(parse_thread_id(damaged)) == damaged.lower()
+    except InvalidThreadIdError:
+        assert len(damaged) != 36 or damaged.lower() != intact
+
+
 def test_a_hyphenated_name_is_not_the_shorter_name_it_starts_with() -> None:
     assert parse_session_id(f"alice-b-{THREAD}").owner == "alice-b"
 

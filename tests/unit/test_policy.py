@@ -5,18 +5,14 @@ then write it down: an event in auth/policy.py, a served route in server/routes.
 tests/integration/test_matrix.py), a route that is not served in NOT_SERVED below, with the reason.
 """
 
-import json
-import os
-import subprocess
-import sys
+import re
 
 import pytest
 
 from auth.policy import POLICY, Rule
 from auth.rules import _RULES
 from server.routes import ALLOWED
-
-Platform = dict[str, set[tuple[str, str]]]
+from tests.platform_routes import installed_platform
 
 NOT_SERVED = {
     # Crons are denied, see auth.policy.
@@ -45,54 +41,21 @@ NOT_SERVED = {
 }
 SWITCHED_OFF = ("/a2a/", "/mcp", "/.well-known/")
 
-LIST_ROUTES = """
-import json, re
-from langgraph_sdk import Auth
-from langgraph_api.auth.custom import _derive_known_resource_actions
-from langgraph_api.api import protected_routes, shadowable_meta_routes, unshadowable_meta_routes
-
-found = []
-for route in [*shadowable_meta_routes, *unshadowable_meta_routes, *protected_routes]:
-    kinds = {"ApiWebSocketRoute": ["WEBSOCKET"], "Mount": ["MOUNT"]}
-    methods = getattr(route, "methods", None) or kinds.get(type(route).__name__, ["ANY"])
-    found += [(method, re.sub("{[^}]*}", "{}", route.path)) for method in methods if method != "HEAD"]
-known = _derive_known_resource_actions(Auth())
-events = [[kind, action] for kind, actions in known.items() for action in actions]
-print(json.dumps({"routes": found, "events": events}))
-"""
-
-BARE_PLATFORM = {
-    "DATABASE_URI": ":memory:",
-    "REDIS_URI": "fake",
-    "MIGRATIONS_PATH": "__inmem",
-    "LANGGRAPH_RUNTIME_EDITION": "inmem",
-    "LANGSERVE_GRAPHS": "{}",
-    "LOG_LEVEL": "CRITICAL",
-}
+Routes = set[tuple[str, str]]
 
 
 @pytest.fixture(scope="module")
-def platform() -> dict[str, set[tuple[str, str]]]:
-    """Ask the installed platform itself, without any of Warren's settings, in a process of its own."""
-    listed = subprocess.run(
-        [sys.executable, "-c", LIST_ROUTES],
-        env={**os.environ, **BARE_PLATFORM},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found = json.loads(listed.stdout.splitlines()[-1])
-    return {kind: {(first, second) for first, second in pairs} for kind, pairs in found.items()}
+def routes() -> Routes:
+    return {(method, re.sub("{[^}]*}", "{}", path)) for method, path in installed_platform().routes}
 
 
-def served() -> set[tuple[str, str]]:
+def served() -> Routes:
     return {
         (method, template.replace("{uuid}", "{}").replace("{name}", "{}")) for method, template in ALLOWED
     }
 
 
-def test_every_route_of_the_platform_is_served_on_purpose_or_not_at_all(platform: Platform) -> None:
-    routes = platform["routes"]
+def test_every_route_of_the_platform_is_served_on_purpose_or_not_at_all(routes: Routes) -> None:
     switched_off = {route for route in routes if route[1].startswith(SWITCHED_OFF)}
     undecided = routes - served() - NOT_SERVED - switched_off
     assert not undecided, f"new routes, see the top of this file: {sorted(undecided)}"
@@ -101,13 +64,13 @@ def test_every_route_of_the_platform_is_served_on_purpose_or_not_at_all(platform
     assert not gone, f"the platform no longer has these, forget them: {sorted(gone)}"
 
 
-def test_what_is_served_exists(platform: Platform) -> None:
-    missing = {route for route in served() - platform["routes"] if not route[1].startswith("/api/")}
+def test_what_is_served_exists(routes: Routes) -> None:
+    missing = {route for route in served() - routes if not route[1].startswith("/api/")}
     assert not missing
 
 
-def test_every_event_of_the_platform_has_a_rule(platform: Platform) -> None:
-    assert platform["events"] == set(POLICY), "see the top of this file"
+def test_every_event_of_the_platform_has_a_rule() -> None:
+    assert installed_platform().events == set(POLICY), "see the top of this file"
 
 
 def test_every_rule_is_carried_out() -> None:

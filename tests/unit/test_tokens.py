@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from auth import secret, settings, tokens
+from auth.credentials import identify
 from auth.errors import InvalidTokenError, WeakSecretKeyError
 from auth.secret import check_strength
 
@@ -180,6 +181,44 @@ def test_signed_claims_of_any_shape_are_read_or_refused_and_raise_nothing_else(
 def test_arbitrary_text_is_refused_and_raises_nothing_else(text: str) -> None:
     with pytest.raises(InvalidTokenError):
         tokens.read_token(text)
+
+
+@given(st.data())
+def test_a_token_that_was_tampered_with_is_refused_or_says_the_same(data: st.DataObject) -> None:
+    token = signed()
+    start = data.draw(st.integers(0, len(token)), label="start")
+    end = data.draw(st.integers(start, min(start + 3, len(token))), label="end")
+    put_in = data.draw(
+        st.text(string.ascii_letters + string.digits + "-_.=+/\0 ", max_size=3), label="put in"
+    )
+    changed = token[:start] + put_in + token[end:]
+    try:
+        read = tokens.read_token(changed)
+    except InvalidTokenError:
+        return
+    # Base64 has spare bits at its end, so that one signature may be spelled in more than one way.
+    assert read == tokens.read_token(token)
+    assert changed.rpartition(".")[0] == token.rpartition(".")[0]
+
+
+@given(st.permutations(range(3)), st.sampled_from(["alice", "bob"]), st.sampled_from(["alice", "bob"]))
+def test_parts_of_two_tokens_do_not_make_a_third(order: list[int], one: str, other: str) -> None:
+    first, second = signed(sub=one).split("."), signed(sub=other, ver=1).split(".")
+    mixed = [first[0], second[1], first[2]]
+    with pytest.raises(InvalidTokenError):
+        tokens.read_token(".".join(mixed[place] for place in order))
+
+
+@given(
+    st.binary(max_size=200) | st.text(max_size=50).map(str.encode),
+    st.sampled_from([b"Bearer ", b"bearer ", b"BEARER", b"Basic ", b""]),
+    st.sampled_from([b"authorization", b"x-api-key"]),
+)
+async def test_arbitrary_bytes_in_a_header_are_no_credential_and_raise_nothing_else(
+    raw: bytes, scheme: bytes, name: bytes
+) -> None:
+    with pytest.raises(InvalidTokenError):
+        await identify({name: scheme + raw})
 
 
 @pytest.mark.parametrize(
