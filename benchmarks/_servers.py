@@ -1,4 +1,4 @@
-"""Copies of Warren's server to measure parts of it by their absence."""
+"""Warren's server as it is, and copies of it to measure parts by their absence."""
 
 import shutil
 from collections.abc import Iterator
@@ -9,25 +9,6 @@ from server.child import ChildServer, temporary_data_dir
 from server.serve import PROJECT
 
 _PACKAGES = ("agent", "auth", "sandbox", "server", "storage")
-_NO_AUTH = '    config["auth"] = None\n    return config'
-
-
-@contextmanager
-def server_without_auth(jobs: int) -> Iterator[ChildServer]:
-    """Run Warren with everything but authentication and authorization, for a benchmark's own data only."""
-    with temporary_data_dir() as directory:
-        project, data_dir = directory / "project", directory / "data"
-        for package in _PACKAGES:
-            shutil.copytree(PROJECT / package, project / package)
-        shutil.copy(PROJECT / ".env.example", project)
-        shutil.copy(PROJECT / "langgraph.json", project)
-        # Warren would not start without authentication, for two reasons.
-        _replace(project / "server" / "serve.py", "    return config", _NO_AUTH)
-        _replace(project / "server" / "lifespan.py", "    await check_that_doors_are_shut(app)\n", "")
-        data_dir.mkdir()
-        data_dir.chmod(0o711)  # whatever the umask
-        with ChildServer(data_dir, jobs=jobs, project=project) as server:
-            yield server
 
 
 @contextmanager
@@ -35,6 +16,34 @@ def warren(jobs: int) -> Iterator[ChildServer]:
     """Run Warren as it is, on a data directory of its own."""
     with temporary_data_dir() as data_dir, ChildServer(data_dir, jobs=jobs) as server:
         yield server
+
+
+@contextmanager
+def copy_of_warren(jobs: int, *, with_auth: bool) -> Iterator[ChildServer]:
+    """Run Warren with or without authentication and authorization, for a benchmark's own data only.
+
+    In neither is a sandbox made ahead: that takes an identity, so one would do what the other cannot.
+    """
+    with temporary_data_dir() as directory:
+        project, data_dir = directory / "project", directory / "data"
+        for package in _PACKAGES:
+            shutil.copytree(PROJECT / package, project / package)
+        for file in (".env.example", "langgraph.json"):
+            shutil.copy(PROJECT / file, project)
+        _replace(project / "agent" / "graph.py", ", prepare=get_backend().prepare", "")
+        if not with_auth:
+            # Warren would not start without authentication, nor hear anybody.
+            _replace(
+                project / "server" / "serve.py",
+                "    return config",
+                '    config["auth"] = None\n    return config',
+            )
+            _replace(project / "server" / "lifespan.py", "await check_that_doors_are_shut(doors)", "pass")
+            _replace(project / "server" / "guard.py", "is_heard = username is not None", "is_heard = True")
+        data_dir.mkdir()
+        data_dir.chmod(0o711)  # whatever the umask
+        with ChildServer(data_dir, jobs=jobs, project=project) as server:
+            yield server
 
 
 def _replace(file: Path, old: str, new: str) -> None:

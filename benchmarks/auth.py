@@ -14,7 +14,7 @@ from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 
 from benchmarks._figures import percentiles, publish, row, setting, verdict
-from benchmarks._servers import server_without_auth, warren
+from benchmarks._servers import copy_of_warren
 from benchmarks._turns import registered, take_turns
 
 JOBS = 10
@@ -33,7 +33,7 @@ _WIDTHS = (16, 9, 9, 9, 9)
 
 def measure() -> dict[str, Any]:
     """Run both servers and return the figures, in milliseconds."""
-    with warren(JOBS) as whole, server_without_auth(JOBS) as without:
+    with copy_of_warren(JOBS, with_auth=True) as whole, copy_of_warren(JOBS, with_auth=False) as without:
         gets, starts = asyncio.run(_alternate(whole.url, without.url))
     figures = {name: {"get": percentiles(gets[name]), "start": percentiles(starts[name])} for name in gets}
     return {
