@@ -22,6 +22,7 @@ from sandbox.engine import connected
 from sandbox.instance import instance_id
 from sandbox.spec import INSTANCE_LABEL, THREAD_LABEL
 from server.serve import PROJECT
+from storage.embedded import EmbeddedPostgres
 
 _READY_SECONDS = 120.0
 _STOP_SECONDS = 30.0
@@ -130,6 +131,16 @@ def clean_environment() -> dict[str, str]:
     return {**kept, **dict.fromkeys(settings, "")}
 
 
+def adopt_clean_environment() -> None:
+    """Have no setting of this process's own count: it then looks after a server of the default settings.
+
+    A `.env` may name a database with people's data in it, which no demo and no test should come near.
+    """
+    environment = clean_environment()
+    os.environ.clear()
+    os.environ.update(environment)
+
+
 def free_port() -> int:
     """Return a port of 127.0.0.1 on which nothing listens at this moment."""
     with socket.socket() as probe:
@@ -140,13 +151,17 @@ def free_port() -> int:
 
 @contextmanager
 def temporary_data_dir() -> Iterator[Path]:
-    """Yield a fresh data directory that other users may pass through, and remove it in the end."""
+    """Yield a fresh data directory that other users may pass through, and remove it in the end.
+
+    Its Postgres is stopped first, which this process may still use or a killed server have left running.
+    """
     path = Path(tempfile.gettempdir()) / f"warren-{secrets.token_hex(6)}"
     path.mkdir()
     path.chmod(0o711)  # whatever the umask
     try:
         yield path
     finally:
+        EmbeddedPostgres(path).stop()
         shutil.rmtree(path, ignore_errors=True)
 
 

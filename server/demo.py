@@ -11,8 +11,14 @@ from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 from langgraph_sdk.errors import APIStatusError
 
-from server.child import ChildServer, containers_of, remove_containers, temporary_data_dir
-from server.serve import prepare_environment, say, set_up
+from server.child import (
+    ChildServer,
+    adopt_clean_environment,
+    containers_of,
+    remove_containers,
+    temporary_data_dir,
+)
+from server.serve import exit_on_sigterm, is_expected, prepare_environment, say, set_up
 
 _PASSWORD = "correct horse battery staple"  # noqa: S105 - of accounts that live for a minute
 
@@ -22,24 +28,38 @@ class StepFailedError(Exception):
 
 
 def demo() -> int:
-    """Play the story. Returns 0 only if every step held."""
+    """Play the story. Returns 0 only if every step held; whatever happens, it leaves nothing behind."""
     started = time.monotonic()
-    with temporary_data_dir() as data_dir:
-        prepare_environment(data_dir)
-        say("Setting up what is missing ...")
-        set_up()
-        server = ChildServer(data_dir)
-        try:
-            say("Starting a server ...")
-            with server:
-                asyncio.run(_Story(server).play())
-        except (StepFailedError, RuntimeError, httpx.HTTPError) as error:
-            print(f"\nFAILED: {error}\n\n{server.log_tail()}", file=sys.stderr)  # noqa: T201
-            return 1
-        finally:
-            asyncio.run(remove_containers(data_dir))
+    exit_on_sigterm()
+    adopt_clean_environment()
+    try:
+        with temporary_data_dir() as data_dir:
+            prepare_environment(data_dir)
+            say("Setting up what is missing ...")
+            set_up()
+            _play(data_dir)
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)  # noqa: T201 - the command line's output
+        return 1
+    except Exception as error:
+        if not isinstance(error, StepFailedError) and not is_expected(error):
+            raise
+        print(f"\nFAILED: {error}", file=sys.stderr)  # noqa: T201 - the command line's output
+        return 1
     say(f"\nEvery step held, in {time.monotonic() - started:.0f} s.")
     return 0
+
+
+def _play(data_dir: Path) -> None:
+    server = ChildServer(data_dir)
+    try:
+        say("Starting a server ...")
+        with server:
+            asyncio.run(_Story(server).play())
+    except (StepFailedError, RuntimeError, httpx.HTTPError) as error:
+        raise StepFailedError(f"{error}\n\n{server.log_tail()}") from error
+    finally:
+        asyncio.run(remove_containers(data_dir))
 
 
 class _Story:

@@ -30,7 +30,7 @@ def say(line: str) -> None:
 
 def serve(host: str, port: int, data_dir: Path | None, jobs: int) -> int:
     """Set up and serve until Ctrl-C or SIGTERM. Returns the exit code."""
-    signal.signal(signal.SIGTERM, _exit_on_signal)
+    exit_on_sigterm()
     try:
         require_free_port(host, port)
         prepare_environment(data_dir)
@@ -39,7 +39,7 @@ def serve(host: str, port: int, data_dir: Path | None, jobs: int) -> int:
     except KeyboardInterrupt:
         pass
     except Exception as error:
-        if not _is_expected(error):
+        if not is_expected(error):
             raise
         print(f"warren: {error}", file=sys.stderr)  # noqa: T201 - the command line's output
         return 1
@@ -100,6 +100,27 @@ def require_free_port(host: str, port: int) -> None:
             raise SetupError(
                 f"Cannot listen on {host}:{port}: {error.strerror}. Choose another with --port or --host."
             ) from None
+
+
+def exit_on_sigterm() -> None:
+    """Have SIGTERM end this process as Ctrl-C does, so that what it has started is stopped first."""
+
+    # uvicorn raises the signal again once it has shut down; by default that would end the process
+    # before Postgres is stopped.
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def is_expected(error: Exception) -> bool:
+    """Tell whether an error's message says all that its reader needs, and a traceback nothing more."""
+    from agent.errors import AgentError  # noqa: PLC0415
+    from auth.errors import AuthError  # noqa: PLC0415
+    from sandbox.errors import SandboxError  # noqa: PLC0415
+    from storage.errors import StorageError  # noqa: PLC0415
+
+    return isinstance(error, AgentError | AuthError | SandboxError | SetupError | StorageError | OSError)
 
 
 def set_up() -> None:
@@ -195,18 +216,3 @@ def _fresh_platform_directory() -> Path:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(mode=0o700, exist_ok=True)
     return directory
-
-
-def _exit_on_signal(*_: object) -> None:
-    # uvicorn raises the signal again once it has shut down; by default that would end the process
-    # before Postgres is stopped.
-    raise KeyboardInterrupt
-
-
-def _is_expected(error: Exception) -> bool:
-    from agent.errors import AgentError  # noqa: PLC0415
-    from auth.errors import AuthError  # noqa: PLC0415
-    from sandbox.errors import SandboxError  # noqa: PLC0415
-    from storage.errors import StorageError  # noqa: PLC0415
-
-    return isinstance(error, AgentError | AuthError | SandboxError | SetupError | StorageError | OSError)

@@ -105,6 +105,16 @@ class EmbeddedPostgres:
             finally:
                 registration.end()
 
+    def stop(self) -> None:
+        """Stop the server whoever uses it, as before its data directory is removed. Nothing if none runs.
+
+        Raises:
+            EmbeddedPostgresError: when the server does not stop.
+        """
+        if self._root.exists():
+            with self._mutex, self._start_lock():
+                self._stop()
+
     def running_pid(self) -> int | None:
         """Return the postmaster's process id; None when there is none that this process can see."""
         postmaster = processes.find_postmaster(self._cluster)

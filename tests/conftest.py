@@ -15,7 +15,12 @@ import auth.settings
 import sandbox.settings
 import server.settings
 import storage.settings
-from server.child import ChildServer, remove_containers, temporary_data_dir
+from server.child import (
+    ChildServer,
+    adopt_clean_environment,
+    remove_containers,
+    temporary_data_dir,
+)
 from server.serve import prepare_environment, set_up
 from storage.database import close_pool, get_pool
 
@@ -28,6 +33,11 @@ MANY_ATTEMPTS = {
 }
 """All tests come from one address. What the defaults do is tested where the limits are the subject."""
 _names = count()
+
+
+def pytest_configure() -> None:
+    """Keep what a developer has set away from the tests: their database above all."""
+    adopt_clean_environment()
 
 
 def _forget_settings() -> None:
