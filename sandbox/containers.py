@@ -34,6 +34,7 @@ IsLive = Callable[[SessionId], Awaitable[bool]]
 """Tells whether a thread exists, has not been deleted and is that owner's."""
 
 _CLOSING_SECONDS = 5
+_MIB = 1 << 20
 
 
 @dataclass(slots=True)
@@ -320,7 +321,9 @@ def get_capacity() -> Capacity:
 def get_containers() -> Containers:
     """Return the containers of this installation, as its settings and registry say."""
     settings, data_dir = get_settings(), get_storage_settings().data_dir
-    workspaces = Workspaces(settings.workspace_root, settings.workspace_root_for_docker)
+    workspaces = Workspaces(
+        settings.workspace_root, settings.workspace_root_for_docker, settings.sandbox_disk_mb * _MIB
+    )
     return Containers(
         settings, lambda: instance_id(data_dir), workspaces, uids.uid_of, _is_live, get_capacity()
     )

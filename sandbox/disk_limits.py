@@ -1,8 +1,8 @@
 """How much of the disk a thread may take, and all threads of a user together.
 
-There is no quota of the file system behind this: workspaces are measured, again and again while something may
-write to them. Whatever writes to one that is full is ended; the limit can be exceeded by what the disk takes
-meanwhile.
+Workspaces are measured, again and again while something may write to them. Whatever writes to one that is
+full is ended. The limit can be exceeded by what the disk takes meanwhile, unless the file system has a quota
+for it: see `sandbox.project_quota`.
 """
 
 import asyncio

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+from sandbox import project_quota
 from sandbox.directories import DIRECTORY, open_directory
+from sandbox.disk import SMALLEST_BYTES
 from sandbox.errors import SandboxError
 from storage.ids import SessionId
 
@@ -29,6 +31,8 @@ class Workspaces:
 
     root: Path
     root_on_docker_host: Path
+    most_each: int = 0
+    """Bytes that the file system is to let each take, where it can; 0: as many as there are."""
 
     def path(self, session: SessionId) -> Path:
         return self.root / session.owner / str(session)
@@ -60,9 +64,12 @@ class Workspaces:
         directory = self.path(session)
         _make_directory(self.root, _PASS_THROUGH)
         _make_directory(directory.parent, _PASS_THROUGH)
-        _make_directory(directory, _PRIVATE)
+        is_new = _make_directory(directory, _PRIVATE)
         descriptor = os.open(directory, DIRECTORY)
         try:
+            if self.most_each:
+                names = self.most_each // SMALLEST_BYTES
+                project_quota.limit(descriptor, self.most_each, names, is_new=is_new)
             # Every time: an earlier process may have ended in between, and its owner may have opened it to
             # all.
             os.fchown(descriptor, uid, gid)
@@ -90,7 +97,10 @@ class Workspaces:
     def _remove_trashed(self, name: str) -> None:
         trash = os.open(self.root / _TRASH, DIRECTORY)
         try:
+            project = _project_of(name, trash)
             remove_tree(trash, name)
+            if project is not None:
+                project_quota.release(trash, project)
         except OSError as error:
             logger.warning("A removed workspace is still partly in %s: %s", self.root / _TRASH / name, error)
         finally:
@@ -165,11 +175,24 @@ def _move_up(entry: str, directory: int, parent: int, name: str) -> str:
     return new_name
 
 
-def _make_directory(path: Path, mode: int) -> None:
+def _project_of(name: str, parent: int) -> int | None:
+    try:
+        directory = open_directory(name, parent)
+    except OSError:
+        return None
+    try:
+        return project_quota.project_of(directory)
+    finally:
+        os.close(directory)
+
+
+def _make_directory(path: Path, mode: int) -> bool:
+    """Make a directory unless there is one. Tells whether it was made."""
     try:
         path.mkdir(mode)
     except FileExistsError:
-        return
+        return False
     except FileNotFoundError:
         path.mkdir(mode, parents=True, exist_ok=True)
     path.chmod(mode)  # whatever the umask is
+    return True

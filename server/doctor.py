@@ -86,6 +86,7 @@ async def _disk() -> str:
 async def _workspaces() -> str:
     from sandbox.disk import free_bytes  # noqa: PLC0415
     from sandbox.disk_limits import RESERVE_BYTES  # noqa: PLC0415
+    from sandbox.project_quota import has_quotas  # noqa: PLC0415
     from sandbox.settings import get_settings  # noqa: PLC0415
 
     settings = get_settings()
@@ -97,7 +98,12 @@ async def _workspaces() -> str:
         )
     limits = settings.sandbox_disk_mb, settings.user_disk_mb
     each, of_user = (f"{most} MiB" if most else "any size" for most in limits)
-    return f"{each} each, {of_user} per user; kept by measuring them while they are used, not by disk quotas"
+    kept = "kept by measuring them while they are used"
+    if settings.sandbox_disk_mb and has_quotas(directory):
+        kept = f"each by a project quota of the file system, and all {kept}"
+    else:
+        kept += f", since {directory} has no project quotas" if settings.sandbox_disk_mb else ""
+    return f"{each} each, {of_user} per user; {kept}"
 
 
 async def _secret() -> str:

@@ -11,16 +11,17 @@ from contextlib import suppress
 from sandbox.toolbox.kernel import call
 
 # From linux/audit.h and the tables of system calls: seccomp; then for a processor and for its 32-bit
-# predecessor, whose programs it also runs: its number, fallocate, io_uring_setup, ioctl.
+# predecessor, whose programs it also runs: its number, fallocate, io_uring_setup, file_setattr, ioctl.
 _CALLS = {
-    "x86_64": (317, ((0xC000003E, 285, 425, 16), (0x40000003, 324, 425, 54))),
-    "aarch64": (277, ((0xC00000B7, 47, 425, 29), (0x40000028, 352, 425, 54))),
+    "x86_64": (317, ((0xC000003E, 285, 425, 469, 16), (0x40000003, 324, 425, 469, 54))),
+    "aarch64": (277, ((0xC00000B7, 47, 425, 469, 29), (0x40000028, 352, 425, 469, 54))),
 }
 _NUMBER_BITS = 0x3FFFFFFF  # another bit is for the x32 variant of a call
 
-# The older way to reserve space, without the part of the number that tells the size of the argument: from
-# linux/falloc.h.
-_RESERVATIONS = (0x5828, 0x582A, 0x5839)
+# Requests to ioctl, without the part of the number that tells the size of the argument. From linux/falloc.h
+# the older way to reserve space; from linux/fs.h FS_IOC_FSSETXATTR and FS_IOC_SETFLAGS, which change a file's
+# project and whether a directory hands its own on.
+_REQUESTS = (0x5828, 0x582A, 0x5839, 0x5820, 0x6602)
 
 # From linux/seccomp.h. Without the flag, some kernels slow down all that the processes do.
 _SET_MODE_FILTER, _FLAG_SPEC_ALLOW = 1, 4
@@ -38,13 +39,14 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
 
 
-def forbid_reserving_space() -> None:
-    """Have this process, and all that come from it, write what they want to take of a disk.
+def forbid_evading_limits() -> None:
+    """Have this process, and all that come from it, write what they want to take of a disk, and own up to it.
 
-    Otherwise a disk is full within milliseconds, and nobody who looks after it can be so quick. Programs have
-    to be ready for file systems that cannot reserve space, and the C library writes zeros in its place.
-    io_uring is forbidden since it gets around this, as engines of today do by themselves. On processors that
-    are not known here, and kernels without filters, all stays allowed.
+    If space could be reserved, a disk would be full within milliseconds, and nobody who looks after it can be
+    so quick. Programs have to be ready for file systems that cannot reserve space, and the C library writes
+    zeros in its place. A file that changes its project would be counted by another quota. io_uring is
+    forbidden since it gets around this, as engines of today do by themselves. On processors that are not
+    known here, and kernels without filters, all stays allowed.
     """
     known = _CALLS.get(os.uname().machine)
     if known is not None:
@@ -55,22 +57,26 @@ def forbid_reserving_space() -> None:
             call(seccomp, _SET_MODE_FILTER, _FLAG_SPEC_ALLOW, ctypes.byref(program))
 
 
-def _block(processor: int, fallocate: int, io_uring_setup: int, ioctl: int) -> bytes:
+def _block(processor: int, fallocate: int, io_uring_setup: int, file_setattr: int, ioctl: int) -> bytes:
     """Return the part for one processor. A jump's distance is counted from the step after it."""
+    allow = 10 + len(_REQUESTS)
+    unsupported, unknown = allow + 1, allow + 2
     return b"".join(
         (
             _step(_LOAD, _PROCESSOR),
-            _step(_IF_EQUAL, processor, 0, 13),
+            _step(_IF_EQUAL, processor, 0, unknown - 1),
             _step(_LOAD, _NUMBER),
             _step(_AND, _NUMBER_BITS),
-            _step(_IF_EQUAL, fallocate, 8, 0),
-            _step(_IF_EQUAL, io_uring_setup, 8, 0),
-            _step(_IF_EQUAL, ioctl, 0, 5),
+            _step(_IF_EQUAL, fallocate, unsupported - 5, 0),
+            _step(_IF_EQUAL, io_uring_setup, unknown - 6, 0),
+            _step(_IF_EQUAL, file_setattr, unknown - 7, 0),
+            _step(_IF_EQUAL, ioctl, 0, allow - 8),
             _step(_LOAD, _SECOND_ARGUMENT),
             _step(_AND, 0xFFFF),
-            _step(_IF_EQUAL, _RESERVATIONS[0], 3, 0),
-            _step(_IF_EQUAL, _RESERVATIONS[1], 2, 0),
-            _step(_IF_EQUAL, _RESERVATIONS[2], 1, 0),
+            *(
+                _step(_IF_EQUAL, request, unsupported - 11 - place, 0)
+                for place, request in enumerate(_REQUESTS)
+            ),
             _step(_RETURN, _ALLOW),
             _step(_RETURN, _FAIL | errno.EOPNOTSUPP),
             _step(_RETURN, _FAIL | errno.ENOSYS),

@@ -140,7 +140,7 @@ def _supervise(order: Order | None, output: int, verdict: int, order_end: int) -
         kernel.adopt_orphans()
         _arrange_descriptors(output, verdict, order_end)
         _set_oom_score(_SHELL_OOM_SCORE)
-        seccomp.forbid_reserving_space()
+        seccomp.forbid_evading_limits()
         text, files, file_bytes = order or _receive_order()
         _limit(resource.RLIMIT_NOFILE, files)
         _limit(resource.RLIMIT_FSIZE, file_bytes)

@@ -163,10 +163,11 @@ x86 = os.uname().machine == "x86_64"
 descriptor = file.fileno()
 print(attempt(285 if x86 else 47, descriptor, 0, 0, 30 << 20))
 argument = (ctypes.c_longlong * 6)(0, 0, 30 << 20, 0, 0, 0)
-for request in (0x40305828, 0x4030582A, 0x40305839):
+for request in (0x40305828, 0x4030582A, 0x40305839, 0x401C5820, 0x40086602):
     print(attempt(16 if x86 else 29, descriptor, request, ctypes.byref(argument)))
 print(attempt(285 + (1 << 30) if x86 else 47, descriptor, 0, 0, 30 << 20))
 print(attempt(425, 8, (ctypes.c_char * 120)()))
+print(attempt(469, -100, b"reserved", (ctypes.c_char * 24)(), 24, 0))
 os.posix_fallocate(descriptor, 0, 1 << 20)
 print(os.stat("reserved").st_blocks * 512 >> 20)
 """
@@ -187,12 +188,15 @@ int main() {
 async def test_space_cannot_be_reserved_faster_than_anybody_can_look(
     house: Sandboxes, mallory: SessionId, backend: SandboxBackend
 ) -> None:
-    """`fallocate` takes terabytes within a second, one file after another. Only writing takes space here."""
+    """`fallocate` takes terabytes within a second, one file after another. Only writing takes space here.
+
+    Nor can a file be made another project's, whose quota it would use up (FS_IOC_FSSETXATTR, file_setattr).
+    """
     await backend.awrite("/workspace/reserve.py", RESERVE)
     lines = (await backend.aexecute("python3 reserve.py")).output.splitlines()
-    assert lines[:4] == ["Operation not supported"] * 4
-    assert lines[4] in {"Operation not supported", "Function not implemented"}
-    assert lines[5:] == ["Function not implemented", "1"]
+    assert lines[:6] == ["Operation not supported"] * 6
+    assert lines[6] in {"Operation not supported", "Function not implemented"}
+    assert lines[7:] == ["Function not implemented", "Function not implemented", "1"]
     result = await backend.aexecute("for i in $(seq 100); do fallocate -l 40M f$i; done")
     assert result.exit_code != 0
     assert disk_usage(house.workspaces.path(mallory)) < 4 * MIB
