@@ -214,22 +214,19 @@ def _read_lines(descriptor: int, size: int, args: dict[str, Any]) -> Answer:
     offset, limit, max_bytes = args["offset"], args["limit"], args["max_text_bytes"]
     chunks = _until(time.monotonic() + LONGEST_SECONDS, read_chunks(descriptor, universal_newlines=True))
     passed, rest = _skip(chunks, offset)
-    page = _collect(chunks, rest, limit, max_bytes)
+    page, ends = _collect(chunks, rest, limit, max_bytes)
     if not page:
         return {"error": "offset_exceeds_length", "lines": passed}, b""
 
-    lines = page.split(b"\n", limit)[:limit]
-    if lines[-1] == b"" and len(lines) == page.count(b"\n") + 1:
-        lines.pop()  # what follows the last end of a line is no line
-    text = b"\n".join(lines)
-    shown, truncated = len(lines), len(text) > max_bytes
+    text, shown, left = _first_lines(page, ends, limit)
+    truncated = len(text) > max_bytes
     if truncated:
         shown = text.count(b"\n", 0, max_bytes + 1)
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         text = decoder.decode(text[:max_bytes]).encode()
 
     read = shown + truncated
-    left = _after(chunks, page, read)
+    left = _after(chunks, page, read) if truncated else left or next(chunks, b"")
     total = offset + read if not left else None
     if left and size <= _COUNTED_BYTES:
         total = offset + read + _count_lines(left, chunks)
@@ -262,8 +259,8 @@ def _skip(chunks: Iterator[bytes], offset: int) -> tuple[int, bytes]:
     return passed + (not chunk.endswith(b"\n")), b""
 
 
-def _collect(chunks: Iterator[bytes], rest: bytes, limit: int, max_bytes: int) -> bytes:
-    """Return at least `limit` lines, or more than `max_bytes`, or what there is."""
+def _collect(chunks: Iterator[bytes], rest: bytes, limit: int, max_bytes: int) -> tuple[bytes, int]:
+    """Return at least `limit` lines, or more than `max_bytes`, or what there is; and how many end in it."""
     page = bytearray(rest)
     ends = page.count(b"\n")
     while ends < limit and len(page) <= max_bytes + 1:
@@ -272,7 +269,23 @@ def _collect(chunks: Iterator[bytes], rest: bytes, limit: int, max_bytes: int) -
             break
         page += chunk
         ends += chunk.count(b"\n")
-    return bytes(page)
+    return bytes(page), ends
+
+
+def _first_lines(page: bytes, ends: int, limit: int) -> tuple[bytes, int, bytes]:
+    """Return up to `limit` lines without the last one's end, how many they are, and what is left of the page.
+
+    Args:
+        page: lines.
+        ends: how many of them end in it.
+        limit: how many lines to return.
+    """
+    is_whole = page.endswith(b"\n")
+    if ends < limit or (ends == limit and is_whole):
+        # What follows the last end is no line.
+        return (page[:-1] if is_whole else page), ends + (not is_whole), b""
+    left = page.split(b"\n", limit)[-1]
+    return page[: -len(left) - 1], limit, left
 
 
 def _after(chunks: Iterator[bytes], page: bytes, lines: int) -> bytes:
