@@ -4,8 +4,9 @@ What comes from a sandbox may have been made up by hostile code in it. Everythin
 what is not right becomes an error result. Bytes that are no text become U+FFFD, also in names.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypeVar
 
 from deepagents.backends.protocol import (
     DeleteResult,
@@ -39,6 +40,9 @@ DOWNLOAD_LIMIT_BYTES = 48 << 20
 GREP_EXCLUDED_DIRECTORIES = (".git",)
 """What deepagents' sandboxes pass over, unless it is where the search begins."""
 
+Answer = TypeVar("Answer")
+
+_SHORT_BYTES = 1 << 16
 _SECONDS = 40  # four operations of up to 8 s may come first
 _TRANSFER_SECONDS = 120
 _DELETE_CALLS = 12  # of up to 8 s
@@ -91,7 +95,7 @@ class FileOperations:
             reply, data = await self._call("ls", {"path": path})
             if error := replies.error(reply):
                 return LsResult(error=f"Path '{path}': {error}")
-            return LsResult(entries=replies.entries(data, path))
+            return LsResult(entries=await _read_apart(data, lambda: replies.entries(data, path)))
         except MalformedReplyError as error:
             return LsResult(error=f"Path '{path}': {error}")
 
@@ -173,7 +177,7 @@ class FileOperations:
             is_unreadable = replies.number(reply, "unreadable") > 0
             is_cut = replies.flag(reply, "truncated")
             return GlobResult(
-                matches=replies.found_files(data, root),
+                matches=await _read_apart(data, lambda: replies.found_files(data, root)),
                 truncated=is_cut or is_unreadable,
                 # A narrower search would not help with what is unreadable: that is what has to be told.
                 truncation_reason="unreadable" if is_unreadable else "budget" if is_cut else None,
@@ -198,9 +202,8 @@ class FileOperations:
             reply, data = await self._call("grep", args, pattern.encode("utf-8", "surrogateescape"))
             if error := replies.error(reply):
                 return GrepResult(error=f"Path '{path}': {error}")
-            return GrepResult(
-                matches=replies.found_lines(data, max_count), truncated=replies.flag(reply, "truncated")
-            )
+            matches = await _read_apart(data, lambda: replies.found_lines(data, max_count))
+            return GrepResult(matches=matches, truncated=replies.flag(reply, "truncated"))
         except UnicodeEncodeError:
             return GrepResult(matches=[])
         except MalformedReplyError as error:
@@ -255,6 +258,11 @@ class FileOperations:
         self, operation: str, args: dict[str, object], data: bytes = b"", *, seconds: float = _SECONDS
     ) -> tuple[dict[str, object], bytes]:
         return await self._transport.call(operation, args, data, timeout=seconds)
+
+
+async def _read_apart(data: bytes, read: Callable[[], Answer]) -> Answer:
+    """Read an answer; a long one in a thread, since it takes up to 0.4 s and all share the event loop."""
+    return read() if len(data) <= _SHORT_BYTES else await asyncio.to_thread(read)
 
 
 def _read_result(reply: dict[str, object], data: bytes, path: str, offset: int) -> ReadResult:

@@ -2,9 +2,7 @@
 
 import base64
 import posixpath
-import re
 from collections.abc import Sequence
-from itertools import islice
 from typing import TypeGuard
 
 from deepagents.backends.protocol import FileData, FileInfo, GrepMatch, ReadResult
@@ -18,7 +16,7 @@ from sandbox.toolbox.search import ANSWER_BYTES, GLOB_MATCHES, GREP_MATCHES
 _ERROR_CHARACTERS = 300
 _LISTING_BYTES = LS_ENTRIES * 257  # a kind, up to 255 bytes of name, and a NUL
 _MAX_NUMBER = 1 << 62
-_MATCH = re.compile(rb"([^\0]+)\0([0-9]{1,18}):([^\n]*)\n")
+_MAX_DIGITS = 18
 
 
 class MalformedReplyError(SandboxError):
@@ -110,16 +108,17 @@ def found_lines(data: bytes, max_count: int | None) -> list[GrepMatch]:
         raise MalformedReplyError
     found: list[GrepMatch] = []
     position = 0
-    for match in islice(_MATCH.finditer(data), most):
-        if match.start() != position:
+    while position < len(data) and len(found) < most:
+        # Each byte is looked at once: a pattern that is tried everywhere would take the square of that.
+        path_end = data.find(b"\0", position)
+        line_end = data.find(b"\n", path_end)
+        line, colon, text = data[path_end + 1 : line_end].partition(b":")
+        is_proper = position < path_end < line_end and colon and line.isdigit() and len(line) <= _MAX_DIGITS
+        if not is_proper:
             raise MalformedReplyError
-        path, line, text = match.groups()
-        found.append(
-            GrepMatch(
-                path=path.decode("utf-8", "replace"), line=int(line), text=text.decode("utf-8", "replace")
-            )
-        )
-        position = match.end()
+        path = data[position:path_end].decode("utf-8", "replace")
+        found.append(GrepMatch(path=path, line=int(line), text=text.decode("utf-8", "replace")))
+        position = line_end + 1
     if position != len(data):
         raise MalformedReplyError
     return found

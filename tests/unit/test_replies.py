@@ -1,5 +1,6 @@
 """What a hostile toolbox may answer to a file operation: the result is an error, or a proper one."""
 
+import re
 from dataclasses import asdict
 
 import pytest
@@ -95,6 +96,31 @@ async def test_more_matches_than_there_may_be_are_refused_without_reading_them_a
     reply: dict[str, object] = {"truncated": False, "unreadable": 0}
     assert (await FileOperations(HostileTransport(reply, b"a\0" * (20 << 20))).aglob("*")).error
     assert (await FileOperations(HostileTransport({}, b"fa\0" * (15 << 20))).als("/")).error
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"a" * ANSWER_BYTES, id="no end of a path"),
+        pytest.param(b"a\0" * (ANSWER_BYTES // 2), id="paths only"),
+        pytest.param(b"a\0" + b"1" * (ANSWER_BYTES - 2), id="a number without end"),
+        pytest.param(b"a\x001:" + b"x" * (ANSWER_BYTES - 4), id="a line without end"),
+        pytest.param(b"a\x001:\n" + b"a" * (ANSWER_BYTES - 5), id="an end of something else"),
+    ],
+)
+async def test_a_long_answer_without_sense_takes_no_longer_than_another(data: bytes) -> None:
+    """The attack: an answer that a search for matches would begin to read anew at every byte, for hours."""
+    assert (await FileOperations(HostileTransport({"truncated": False}, data)).agrep("x")).error
+
+
+@settings(max_examples=300, database=None, deadline=None, derandomize=True)
+@given(st.text("a0:\0\n\xb2", max_size=12).map(lambda text: text.encode("latin-1")))
+async def test_matches_are_a_path_a_number_and_a_line(data: bytes) -> None:
+    proper = re.fullmatch(rb"([^\0]+\0[0-9]{1,18}:[^\n]*\n)*", data)
+    result = await FileOperations(HostileTransport({"truncated": False}, data)).agrep("x")
+    assert bool(result.error) == (proper is None)
+    assert proper is None or len(result.matches or []) == len(re.findall(rb"[^\0]+\0[0-9]+:[^\n]*\n", data))
 
 
 async def test_downloads_are_what_was_asked_for_and_no_more() -> None:
