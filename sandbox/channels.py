@@ -12,7 +12,8 @@ from aiodocker.exceptions import DockerError
 
 from sandbox.channel import Channel
 from sandbox.egress import Egress, WayOut
-from sandbox.errors import NotStartedError
+from sandbox.engine_calls import within_reason
+from sandbox.errors import NotStartedError, SandboxError
 from sandbox.relay import DockerStream, attach_by_relay
 from storage.ids import SessionId
 
@@ -105,11 +106,14 @@ class Channels:
 async def _revive(container: DockerContainer) -> bool:
     """Have a paused container go on. False: it does not run any more."""
     try:
-        state = (await container.show())["State"]
-        if state["Paused"]:
-            logger.info("A container was paused while it was in use")
-            with suppress(DockerError):  # another call was quicker
-                await container.unpause()
-        return bool(state["Running"])
+        async with within_reason("resume"):
+            state = (await container.show())["State"]
+            if state["Paused"]:
+                logger.info("A container was paused while it was in use")
+                with suppress(DockerError):  # another call was quicker
+                    await container.unpause()
+            return bool(state["Running"])
     except DockerError as error:
         return error.status != HTTPStatus.NOT_FOUND  # unreachable is not gone
+    except SandboxError:
+        return True

@@ -17,9 +17,9 @@ from sandbox.disk_limits import DiskLimits
 from sandbox.egress import egress_of
 from sandbox.engine import Engine, open_engine
 from sandbox.engine_calls import asking, pause, remove, unpause
-from sandbox.errors import ThreadGoneError
+from sandbox.errors import DockerUnreachableError, SandboxError, ThreadGoneError
 from sandbox.instance import instance_id
-from sandbox.listing import list_containers
+from sandbox.listing import ListedContainer, list_containers
 from sandbox.maker import Maker, UidOf
 from sandbox.settings import SandboxSettings, get_settings
 from sandbox.spec import container_name
@@ -167,10 +167,7 @@ class Containers:
         here = await self._here()
         with asking(here.engine):
             found = await list_containers(here.engine, await self._our_instance())
-            for container in found:
-                await remove(here.engine, container.id)
-                await self._admissions.forget(container.session)
-        return len(found)
+            return sum([await self._try_to_remove(here, container) for container in found])
 
     async def close_idle_channels(self, kept: int) -> None:
         """Close this event loop's channels but those `kept` that were used last, and those in use."""
@@ -214,9 +211,7 @@ class Containers:
             for container in await list_containers(here.engine, await self._our_instance()):
                 async with here.lock(container.session):
                     if not await self._is_live(container.session):
-                        await remove(here.engine, container.id)
-                        await self._admissions.forget(container.session)
-                        removed += 1
+                        removed += await self._try_to_remove(here, container)
         return removed
 
     async def close(self) -> None:
@@ -230,6 +225,18 @@ class Containers:
             await here.disk.close()
             await here.channels.close_all()
             await here.engine.close()
+
+    async def _try_to_remove(self, here: _Loop, container: ListedContainer) -> bool:
+        """Remove a container; if the engine does not bring it to that, the others are still to be removed."""
+        try:
+            await remove(here.engine, container.id)
+        except DockerUnreachableError:
+            raise
+        except SandboxError as error:
+            logger.warning("The container of thread %s stays: %s", container.session.thread_id, error)
+            return False
+        await self._admissions.forget(container.session)
+        return True
 
     async def _here(self) -> _Loop:
         loop = asyncio.get_running_loop()

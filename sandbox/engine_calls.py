@@ -1,8 +1,8 @@
 """What is asked of the engine about one container, and what its refusals mean."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from http import HTTPStatus
 from typing import Any
 
@@ -14,7 +14,28 @@ from sandbox.errors import SandboxError
 
 RETRY_SECONDS = 0.1
 _REMOVAL_ATTEMPTS = 100
-_PAUSE_SECONDS = 10
+_REMOVAL_SECONDS = 60
+_ANSWER_SECONDS = 15
+
+
+@asynccontextmanager
+async def within_reason(doing: str, seconds: float | None = None) -> AsyncIterator[None]:
+    """Give an engine only so long for something that it does with one container.
+
+    It may hang for one and serve all others; waiting for it would hold up whatever comes after.
+
+    Args:
+        doing: what it is to do, before the words "this sandbox".
+        seconds: how long it may take. None: as long as most things may.
+
+    Raises:
+        SandboxError: it takes longer.
+    """
+    try:
+        async with asyncio.timeout(seconds or _ANSWER_SECONDS):
+            yield
+    except TimeoutError as error:
+        raise SandboxError(f"Docker does not {doing} this sandbox: it has not answered in time.") from error
 
 
 @contextmanager
@@ -37,9 +58,11 @@ async def resume(engine: Engine, container: DockerContainer, state: dict[str, An
     """
     try:
         if state["Paused"]:
-            await container.unpause()
+            async with within_reason("resume"):
+                await container.unpause()
         elif state["Status"] in {"created", "exited"}:
-            await container.start()
+            async with within_reason("start"):
+                await container.start()
         else:
             await remove(engine, container.id)
     except DockerError as error:
@@ -55,10 +78,8 @@ async def pause(engine: Engine, name: str) -> bool:
         DockerError: the engine refused, or could not be reached.
     """
     try:
-        async with asyncio.timeout(_PAUSE_SECONDS):
+        async with within_reason("pause"):
             await engine.docker.containers.container(name).pause()
-    except TimeoutError as error:
-        raise SandboxError("The sandbox cannot be paused.") from error
     except DockerError as error:
         if error.status == HTTPStatus.NOT_FOUND:
             return False
@@ -71,10 +92,12 @@ async def unpause(engine: Engine, name: str) -> bool:
     """Have a paused container go on. False: there is none that is paused.
 
     Raises:
+        SandboxError: the engine does not bring it to that.
         DockerError: the engine could not be reached.
     """
     try:
-        await engine.docker.containers.container(name).unpause()
+        async with within_reason("resume"):
+            await engine.docker.containers.container(name).unpause()
     except DockerError as error:
         if error.status == CANNOT_CONNECT:
             raise
@@ -83,7 +106,17 @@ async def unpause(engine: Engine, name: str) -> bool:
 
 
 async def remove(engine: Engine, name: str) -> None:
-    """Kill and remove a container; when this returns its name is free."""
+    """Kill and remove a container; when this returns its name is free.
+
+    Raises:
+        SandboxError: the engine does not bring it to that.
+        DockerError: the engine refused, or could not be reached.
+    """
+    async with within_reason("remove", _REMOVAL_SECONDS):
+        await _remove(engine, name)
+
+
+async def _remove(engine: Engine, name: str) -> None:
     for _ in range(_REMOVAL_ATTEMPTS):
         try:
             await engine.docker.containers.container(name).delete(force=True, v=True)

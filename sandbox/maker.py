@@ -10,7 +10,7 @@ from aiodocker.containers import DockerContainer
 from aiodocker.exceptions import DockerError
 
 from sandbox.engine import Engine
-from sandbox.engine_calls import RETRY_SECONDS, remove, resume
+from sandbox.engine_calls import RETRY_SECONDS, remove, resume, within_reason
 from sandbox.errors import ImageError, SandboxError
 from sandbox.image import find_image
 from sandbox.program import toolbox_program
@@ -64,7 +64,8 @@ class Maker:
         problem = "it vanishes as soon as it is made"
         for _ in range(_ATTEMPTS):
             try:
-                container = await engine.docker.containers.get(spec.name)
+                async with within_reason("show"):
+                    container = await engine.docker.containers.get(spec.name)
             except DockerError as error:
                 if error.status != HTTPStatus.NOT_FOUND:
                     raise

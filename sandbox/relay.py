@@ -10,7 +10,9 @@ from aiodocker.exceptions import DockerError
 from aiodocker.stream import Stream
 
 from sandbox.engine import CANNOT_CONNECT
+from sandbox.engine_calls import within_reason
 from sandbox.errors import NotStartedError
+from sandbox.toolbox.listener import RELAY_UID
 
 # It may come before the toolbox listens. Once both descriptors are handed over nothing passes through it any
 # more, and they are not to be had from it: it only waits for the toolbox to let go, as the smallest program
@@ -83,9 +85,16 @@ async def attach_by_relay(container: DockerContainer) -> DockerStream:
         DockerError: the engine could not be reached.
     """
     try:
-        execution = await container.exec(["python3", "-I", "-S", "-c", _RELAY], stdin=True, stderr=False)
-        stream = execution.start()
-        await stream.__aenter__()
+        async with within_reason("start a relay in"):
+            execution = await container.exec(
+                ["python3", "-I", "-S", "-c", _RELAY],
+                stdin=True,
+                stderr=False,
+                user=f"{RELAY_UID}:{RELAY_UID}",
+                workdir="/",  # the workspace is its owner's alone
+            )
+            stream = execution.start()
+            await stream.__aenter__()
     except DockerError as error:
         if error.status == CANNOT_CONNECT:
             raise

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 ADDRESS = b"\0warren-toolbox"
 """An abstract socket: no file that code in the sandbox could replace."""
 
+RELAY_UID = 65533
+"""Whom relays run as, and nothing else: code in the sandbox could stop one of its own user, or take its
+place. At first a relay is still the engine's own program; if that is stopped, the engine waits for ever."""
+
 _CONNECTIONS = 64
 _HANDSHAKE_SECONDS = 5
 _CREDENTIALS = struct.Struct("3i")
@@ -94,10 +98,10 @@ def _take_standard_streams() -> tuple[int, int]:
 def _is_from_outside(relay: socket.socket) -> bool:
     """Tell a process that the engine has put into the sandbox from one that was started in it.
 
-    Only the former has no parent here: orphans fall to the first process.
+    Only the former has no parent here, for orphans fall to the first process, and runs as another user.
     """
-    pid, _, _ = _CREDENTIALS.unpack(
+    pid, uid, _ = _CREDENTIALS.unpack(
         relay.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     )
     process = find(pid)
-    return process is not None and process.parent == 0
+    return uid == RELAY_UID and process is not None and process.parent == 0

@@ -1,6 +1,7 @@
 """Sandboxes with time: admitted, paused, resumed, removed, and shared by several server processes."""
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -8,10 +9,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from aiodocker.containers import DockerContainer
 
-from sandbox import channels
+from sandbox import channels, engine_calls
 from sandbox.capacity import Capacity
 from sandbox.engine import connected, docker_address
 from sandbox.errors import DockerUnreachableError
@@ -440,6 +442,56 @@ async def test_orphans_of_this_installation_are_removed_and_no_others(tmp_path: 
         await unused_for(another, LONG)
         await ours.lifecycle.sweep()
         assert await theirs.state(another) == "running"
+
+
+@asynccontextmanager
+async def engine_hangs_for(house: Process, session: SessionId) -> AsyncIterator[None]:
+    """Have the engine answer nothing about one container, for the length of a block."""
+    container = await house.containers.ensure(session)
+    shims = [
+        process
+        for process in psutil.process_iter(["name", "cmdline"])
+        if process.info["name"].startswith("containerd-shim")
+        and container.id in (process.info["cmdline"] or ())
+    ]
+    assert shims
+    for shim in shims:
+        shim.suspend()
+    try:
+        yield
+    finally:
+        for shim in shims:
+            shim.resume()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the engine's processes are root's")
+async def test_an_engine_that_hangs_for_one_sandbox_holds_up_no_other(
+    house: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_calls, "_REMOVAL_SECONDS", 1)
+    monkeypatch.setattr(engine_calls, "_ANSWER_SECONDS", 1)
+    old, stuck, other = house.thread("mallory"), house.thread("mallory"), house.thread("alice")
+    for session in (old, stuck, other):
+        await house.run(session, "true")
+    async with asyncio.timeout(30), engine_hangs_for(house, stuck):
+        for session in (stuck, other):
+            await unused_for(session, 601)
+        await house.lifecycle.sweep()
+        assert await house.state(other) == "paused"
+        for session in (stuck, other):
+            await unused_for(session, LONG)
+        await house.lifecycle.sweep()
+        assert await house.state(other) == "none"
+        house.live -= {old, stuck}
+        assert await house.lifecycle.reconcile() == 1
+        assert await house.state(old) == "none"
+        await unused_for(stuck, 0)
+        house.live.add(stuck)
+        with in_run(stuck):
+            assert (await house.backend.aexecute("true")).exit_code == 1
+    house.live.discard(stuck)
+    await house.lifecycle.reconcile()
+    assert await house.state(stuck) == "none"
 
 
 async def test_a_sandbox_paused_in_error_goes_on_by_itself(house: Process) -> None:
