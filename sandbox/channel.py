@@ -6,12 +6,13 @@ for only so long. What does not belong there ends the connection.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Protocol
 
 import aiohttp
 from aiodocker.exceptions import DockerError
 
+from sandbox.calls import READING, REPEATABLE, Budget, Call
 from sandbox.egress import WayOut
 from sandbox.egress_streams import EgressStreams
 from sandbox.errors import NoAnswerError, NotStartedError, OperationFailedError, SandboxLostError
@@ -35,24 +36,15 @@ from sandbox.toolbox.frames import (
 
 logger = logging.getLogger(__name__)
 
-ANSWER_BYTES = 8 << 20
-"""The most that one call may bring, unless it is for something of which more is to be expected."""
-
-ANSWER_BYTES_OF = {"download": 64 << 20, "ls": 16 << 20}
-ANSWER_FRAMES = 1 << 20
-"""In how many pieces: each takes its time, so single bytes would be an attack on the event loop."""
-
 CANCEL_SECONDS = 10
 """How long the toolbox may take to confirm that nothing of a cancelled call is left. It tries for 5 s."""
-
-REPEATABLE = frozenset({"read", "ls", "glob", "grep", "download", "upload"})
-"""What may be done twice when nobody knows whether it has been done."""
 
 OPENING_SECONDS = 15
 """How long the toolbox of a running container may take to answer for the first time."""
 
 _MESSAGE_CHARACTERS = 10_000
 _LAST_ID = (1 << 32) - 1
+_MOST_GIVEN_UP = 64
 _SILENCE_SECONDS = (0.25, 1, 5)
 _PONG_SECONDS = 1
 _LONG = 4096
@@ -71,19 +63,6 @@ class ByteStream(Protocol):
     async def close(self) -> None: ...
 
 
-class _Call:
-    """A call whose answer has not come. One that has not begun can be made again."""
-
-    def __init__(self, operation: str, limit: int) -> None:
-        self.operation = operation
-        self.limit = limit
-        self.has_begun = False
-        self.frames = 0
-        self.body = bytearray()
-        self.answer: asyncio.Future[dict[str, object] | Exception]
-        self.answer = asyncio.get_running_loop().create_future()
-
-
 class Channel:
     """A connection to a toolbox. It belongs to the event loop that it was made in.
 
@@ -92,16 +71,22 @@ class Channel:
         revive: Asked when the sandbox is silent for long: makes it go on if it was paused, and tells whether
             there is any hope.
         way_out: Connects the sandbox to the world. None: it is not connected, and must not ask.
+        budget: Of its user; None: it has one of its own.
     """
 
     def __init__(
-        self, stream: ByteStream, revive: Callable[[], Awaitable[bool]], way_out: WayOut | None = None
+        self,
+        stream: ByteStream,
+        revive: Callable[[], Awaitable[bool]],
+        way_out: WayOut | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self._stream = stream
         self._revive = revive
+        self._budget = budget or Budget()
         self._streams = EgressStreams(self._send_for_stream, way_out) if way_out else None
         self._reader = FrameReader()
-        self._calls: dict[int, _Call] = {}
+        self._calls: dict[int, Call] = {}
         self._last_id = 0
         self._pings = 0
         self._has_heard = asyncio.Event()
@@ -117,7 +102,7 @@ class Channel:
     @property
     def is_idle(self) -> bool:
         """Tell whether nothing is waited for, and nothing that the sandbox has asked for is open."""
-        return not self._calls and not (self._streams and self._streams.tasks)
+        return not self._awaited() and not (self._streams and self._streams.tasks)
 
     async def answers(self) -> None:
         """Wait for the first word of the toolbox.
@@ -150,7 +135,8 @@ class Channel:
     ) -> tuple[dict[str, object], bytes]:
         """Have the toolbox do something; return what it says, and bytes. Neither can be believed.
 
-        When this is cancelled it waits until the toolbox says that all has ended, or CANCEL_SECONDS.
+        When this is cancelled it waits until the toolbox says that all has ended, or CANCEL_SECONDS; of what
+        changes nothing there is nothing to end.
 
         Args:
             operation: What to do.
@@ -169,17 +155,17 @@ class Channel:
             raise NotStartedError
         number = self._next_id()
         head = _head(number, operation, args, len(data))
-        call = self._calls[number] = _Call(operation, limit or ANSWER_BYTES_OF.get(operation, ANSWER_BYTES))
+        call = self._calls[number] = Call(operation, limit, self._budget)
         self._watch()
         try:
             async with asyncio.timeout(timeout):
                 await self._request(number, head, data)
                 answer = await asyncio.shield(call.answer)
         except asyncio.CancelledError:
-            await self._cancel_surely(number, call)
+            await self._leave(number, call)
             raise
         except TimeoutError:
-            await self._cancel_surely(number, call)
+            await self._leave(number, call)
             raise NoAnswerError from None
         except _BROKEN:
             self._end()
@@ -254,13 +240,9 @@ class Channel:
         call = self._calls.get(number)
         if call is None:
             raise FrameError("an answer to no question")
-        call.frames += 1
-        if call.frames > ANSWER_FRAMES:
-            raise FrameError("in more pieces than an answer may have")
+        call.count_frame()
         if kind == DATA:
-            if len(call.body) + len(payload) > call.limit:
-                raise FrameError("longer than an answer may be")
-            call.body += payload
+            call.take(payload)
         elif kind == BEGUN:
             call.has_begun = True
         elif kind == RESULT:
@@ -274,10 +256,22 @@ class Channel:
             raise FrameError("a question in place of an answer")
 
     def _settle(self, number: int, outcome: dict[str, object] | Exception) -> None:
-        self._calls.pop(number).answer.set_result(outcome)
+        self._calls.pop(number).settle(outcome)
+
+    def _awaited(self) -> list[Call]:
+        return [call for call in self._calls.values() if not call.is_given_up]
+
+    async def _leave(self, number: int, call: Call) -> None:
+        """Wait for a call no longer: see it end, or have no more to do with it."""
+        if call.operation not in READING:
+            await self._cancel_surely(number, call)
+        elif number in self._calls:
+            call.give_up()
+            self._start(self._end_unless_alive())
 
     def _end(self) -> None:
         self._is_closed = True
+        self._has_heard.set()  # nobody shall wait for more
         for number, call in list(self._calls.items()):
             self._settle(number, SandboxLostError() if call.has_begun else NotStartedError())
         if self._watchdog is not None:
@@ -293,14 +287,23 @@ class Channel:
         except _BROKEN:
             self._end()
 
-    async def _cancel_surely(self, number: int, call: _Call) -> None:
+    async def _cancel_surely(self, number: int, call: Call) -> None:
         """Cancel a call and see it end, even if this task is cancelled again meanwhile."""
-        task = asyncio.create_task(self._cancel(number, call))
+        await asyncio.shield(self._start(self._cancel(number, call)))
+
+    def _start(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        await asyncio.shield(task)
+        return task
 
-    async def _cancel(self, number: int, call: _Call) -> None:
+    async def _end_unless_alive(self) -> None:
+        """End the connection if there is nobody at the other end, or nobody who comes to an end."""
+        given_up = len(self._calls) - len(self._awaited())
+        if given_up > _MOST_GIVEN_UP or not await self._is_answering(CANCEL_SECONDS):
+            self._end()
+
+    async def _cancel(self, number: int, call: Call) -> None:
         if number not in self._calls:
             return
         try:
@@ -323,17 +326,18 @@ class Channel:
         """While something is waited for and nothing comes, see whether the sandbox still answers."""
         pauses = iter(_SILENCE_SECONDS)
         pause = next(pauses)
-        while self._calls:
+        while self._awaited():
             self._has_heard.clear()
             await asyncio.sleep(pause)
-            if self._calls and not self._has_heard.is_set():
+            if self._awaited() and not self._has_heard.is_set():
                 pause = next(pauses, pause)
-                if not await self._is_answering() and not await self._revive():
+                if not await self._is_answering(_PONG_SECONDS) and not await self._revive():
                     self._end()
 
-    async def _is_answering(self) -> bool:
+    async def _is_answering(self, seconds: float) -> bool:
         try:
-            async with asyncio.timeout(_PONG_SECONDS):
+            async with asyncio.timeout(seconds):
+                self._has_heard.clear()
                 await self._ping()
                 await self._has_heard.wait()
         except (TimeoutError, *_BROKEN):

@@ -6,10 +6,12 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
+from weakref import WeakValueDictionary
 
 from aiodocker.containers import DockerContainer
 from aiodocker.exceptions import DockerError
 
+from sandbox.calls import Budget
 from sandbox.channel import Channel
 from sandbox.egress import Egress, WayOut
 from sandbox.engine_calls import within_reason
@@ -39,6 +41,7 @@ class Channels:
     def __init__(self, egress: Egress | None = None) -> None:
         self.egress = egress
         self._open: dict[SessionId, _Open] = {}
+        self._budgets: WeakValueDictionary[str, Budget] = WeakValueDictionary()
 
     async def find(self, session: SessionId, is_live: Callable[[], Awaitable[bool]]) -> Channel | None:
         """Return the open channel of a thread, if there is one and the thread is live."""
@@ -94,7 +97,8 @@ class Channels:
 
     async def _connect(self, session: SessionId, container: DockerContainer, stream: DockerStream) -> Channel:
         way_out = WayOut(self.egress, session) if self.egress else None
-        channel = Channel(stream, lambda: _revive(container), way_out)
+        budget = self._budgets.setdefault(session.owner, Budget())
+        channel = Channel(stream, lambda: _revive(container), way_out, budget)
         try:
             await channel.answers()
         except BaseException:

@@ -63,7 +63,14 @@ class DockerStream:
             raise ConnectionResetError from error
 
     async def close(self) -> None:
+        """Close the connection, and drop what the other end has not taken."""
+        response = self._stream._resp  # noqa: SLF001 - aiodocker has no other way to it
+        connection = response.connection if response is not None else None
+        transport = connection.transport if connection is not None else None
         await self._stream.close()
+        if transport is not None:
+            # Otherwise it stays, with all who wait to send, until somebody reads the rest: perhaps nobody.
+            transport.abort()
 
 
 async def attach(container: DockerContainer) -> DockerStream:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from sandbox.calls import Budget
 from sandbox.channel import Channel
 from sandbox.egress import WayOut
 from sandbox.toolbox.frames import FrameReader
@@ -59,7 +60,7 @@ class Fake:
 
 @asynccontextmanager
 async def channel_to(
-    play: Callable[[Fake], Awaitable[None]], way_out: WayOut | None = None
+    play: Callable[[Fake], Awaitable[None]], way_out: WayOut | None = None, budget: Budget | None = None
 ) -> AsyncIterator[Channel]:
     """Open a channel to a fake that does what `play` does, and then hangs up."""
 
@@ -77,7 +78,8 @@ async def channel_to(
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "fake"
         async with await asyncio.start_unix_server(serve, path):
-            channel = Channel(SocketStream(*await asyncio.open_unix_connection(path)), revive, way_out)
+            stream = SocketStream(*await asyncio.open_unix_connection(path))
+            channel = Channel(stream, revive, way_out, budget)
             try:
                 yield channel
             finally:

@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from sandbox import channel as channel_module
+from sandbox.calls import Budget
 from sandbox.commands import run_command
 from sandbox.errors import (
     NoAnswerError,
@@ -158,7 +159,55 @@ async def test_one_that_says_nothing_is_waited_for_only_so_long(monkeypatch: pyt
     async with channel_to(saying()) as channel:
         with pytest.raises(NoAnswerError):
             await channel.call("read", {}, timeout=0.1)
-        assert channel.is_closed
+        async with asyncio.timeout(5):
+            while not channel.is_closed:
+                await asyncio.sleep(0.01)
+
+
+async def test_an_answer_that_comes_too_late_is_dropped_and_costs_nothing_else() -> None:
+    async def play(fake: Fake) -> None:
+        numbers = []
+        while len(numbers) < 2:
+            kind, number, _ = await fake.hear()
+            if kind == PING:
+                await fake.say(pack(PONG, 0))
+            else:
+                numbers.append(number)
+        for number in numbers:
+            await fake.say(pack(DATA, number, b"x" * MIB) + pack_json(RESULT, number, {"of": number}))
+        await fake.is_left()
+
+    async with channel_to(play, budget=(budget := Budget(MIB))) as channel:
+        with pytest.raises(NoAnswerError):
+            await channel.call("read", {}, timeout=0.1)
+        answer, body = await channel.call("read", {}, timeout=10)
+        assert (answer, body) == ({"of": 2}, b"x" * MIB)
+        assert not channel.is_closed
+        assert channel.is_idle
+    assert budget.left == MIB
+
+
+async def test_calls_at_once_hold_no_more_together_than_one_user_may() -> None:
+    """The attack: many calls, each of whose answers begins and has no end."""
+    together = 40
+
+    async def play(fake: Fake) -> None:
+        numbers = []
+        while len(numbers) < together:
+            kind, number, _ = await fake.hear()
+            if kind != PING:
+                numbers.append(number)
+                await fake.say(pack(DATA, number, b"x" * (MIB // 4)))
+        for number in numbers:
+            await fake.say(pack_json(RESULT, number, {}))
+        await fake.is_left()
+
+    async with channel_to(play, budget=(budget := Budget(MIB))) as channel:
+        calls = [channel.call("ls", {}, timeout=30) for _ in range(together)]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert sum(isinstance(answer, OperationFailedError) for answer in answers) == together - 4
+        assert sum(isinstance(answer, tuple) for answer in answers) == 4
+    assert budget.left == MIB
 
 
 async def test_one_that_never_confirms_a_cancellation_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
