@@ -21,7 +21,7 @@ from server.hosts import is_allowed
 from server.load import Load, TooManyRequestsError
 from server.noting import noting_denials, noting_edits
 from server.origins import is_welcome
-from server.payloads import objection
+from server.payloads import objection, query_objection
 from server.requests import (
     Header,
     address_of,
@@ -154,6 +154,8 @@ def _admit(scope: Scope, route: routes.Route) -> str:
     origin = header_of(scope, b"origin")
     if origin and scope["method"] in _UNSAFE_METHODS and not is_welcome(origin, header_of(scope, b"host")):
         raise RefusedError(403, "Pages of that origin may not ask here; see CORS_ORIGINS.")
+    if problem := query_objection(scope["query_string"]):
+        raise RefusedError(422, problem)
     try:
         return routes.canonical(route, scope["path"])
     except InvalidThreadIdError as error:
