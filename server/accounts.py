@@ -30,6 +30,7 @@ from storage.ids import USERNAME_PATTERN, is_username
 router = APIRouter(prefix="/api/auth", tags=["accounts"])
 
 _RETRY_AFTER_SECONDS = "2"
+_PASSWORD_RULE = f"at least {MIN_LENGTH} characters and at most {MAX_BYTES} bytes"
 _BEARER: Literal["bearer"] = "bearer"
 
 
@@ -44,6 +45,9 @@ def _check_username(value: str) -> str:
 
 
 def _check_password(value: str) -> str:
+    # First the length: to normalise a text of combining accents takes the square of that.
+    if len(value) > MAX_BYTES:
+        raise ValueError(_PASSWORD_RULE)
     # One password, however its accents were typed (NIST SP 800-63B).
     normalised = unicodedata.normalize("NFKC", value)
     try:
@@ -51,7 +55,7 @@ def _check_password(value: str) -> str:
     except UnicodeEncodeError:
         raise ValueError("not valid Unicode text") from None
     if len(normalised) < MIN_LENGTH or size > MAX_BYTES:
-        raise ValueError(f"at least {MIN_LENGTH} characters and at most {MAX_BYTES} bytes")
+        raise ValueError(_PASSWORD_RULE)
     return normalised
 
 

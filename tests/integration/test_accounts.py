@@ -7,7 +7,9 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
+from server.accounts import Credentials
 from server.child import ChildServer
 from tests.conftest import PASSWORD, User, new_user
 
@@ -111,6 +113,14 @@ async def test_bodies_over_64_kib_are_refused_however_they_come(http: httpx.Asyn
 
     assert (await http.post("/api/auth/login", content=large)).status_code == 413
     assert (await http.post("/api/auth/register", content=in_chunks())).status_code == 413
+
+
+@pytest.mark.timeout(20)
+def test_a_long_password_is_refused_before_it_is_looked_at() -> None:
+    """The attack: accents without order, to normalise which takes the square of their number."""
+    accents = "a" + "\u0300\u0316" * 100_000
+    with pytest.raises(ValidationError):
+        Credentials(username="alice", password=accents)
 
 
 async def test_a_wrong_name_and_a_wrong_password_are_told_alike(http: httpx.AsyncClient, alice: User) -> None:
