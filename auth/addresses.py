@@ -4,7 +4,7 @@ import ipaddress
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
-from auth.settings import Network
+from auth.settings import Network, get_settings
 
 UNKNOWN = "unknown"
 """Stands for a peer that has no address, as on a unix socket."""
@@ -54,6 +54,12 @@ def subject_of(address: str) -> str:
         if parsed.version == 6:  # noqa: PLR2004 - of the internet protocol
             return str(ipaddress.ip_network((parsed, _IPV6_HOST_PREFIX), strict=False))
     return address
+
+
+def is_trusted(address: str) -> bool:
+    """Tell whether an address is that of a proxy in TRUSTED_PROXIES, who speaks for many clients."""
+    parsed = _parse(address)
+    return parsed is not None and _is_in(parsed, get_settings().trusted_proxies)
 
 
 def client_of(scope: Mapping[str, object], trusted: Iterable[Network]) -> str:
