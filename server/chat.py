@@ -136,7 +136,10 @@ async def _next_stop(client: LangGraphClient, thread_id: str, run_id: str) -> Re
     if run["status"] not in ("success", "interrupted"):
         status = run["status"]
         return Resumed(success=False, message=f"The run ended with {status}.", status=status)
-    if approvals := pending_approvals(state):
+    approvals = pending_approvals(state)
+    if run["status"] == "interrupted" and not approvals:
+        return Resumed(success=False, message="The run was cancelled.", status="interrupted")
+    if approvals:
         tools = ", ".join(approval.tool for approval in approvals)
         return Resumed(
             success=True, message=f"The agent waits for a decision on: {tools}", status="interrupted"

@@ -50,9 +50,9 @@ class SessionSummary(BaseModel):
 
 
 class Message(BaseModel):
-    """One message of the conversation."""
+    """One message. `role` is `human`, `ai`, `tool` or `system`; a client can write others."""
 
-    role: Literal["human", "ai", "tool", "system"]
+    role: str
     content: str
     tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None

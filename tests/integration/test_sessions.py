@@ -194,6 +194,36 @@ async def test_a_running_agent_can_be_cancelled(http: httpx.AsyncClient, alice: 
     assert (await http.post(f"/api/sessions/{session_id}/cancel", headers=alice.headers)).status_code == 409
 
 
+async def test_a_decision_whose_run_is_cancelled_has_not_succeeded(
+    http: httpx.AsyncClient, alice: User
+) -> None:
+    session_id = await new_session(http, alice)
+    await chat(http, alice, session_id, "run sleep 30")
+    resuming = asyncio.create_task(resume(http, alice, session_id, action="approve"))
+    cancel = f"/api/sessions/{session_id}/cancel"
+    async with asyncio.timeout(20):
+        while (await http.post(cancel, headers=alice.headers)).status_code == 409:
+            await asyncio.sleep(0.1)
+        answer = (await resuming).json()
+    assert (answer["success"], answer["status"]) == (False, "interrupted")
+
+
+async def test_a_message_of_a_kind_that_only_clients_write_is_shown(
+    http: httpx.AsyncClient, alice: User
+) -> None:
+    session_id = await new_session(http, alice)
+    await chat(http, alice, session_id, "recall")
+    state = {
+        "values": {"messages": [{"role": "function", "name": "f", "content": "odd"}]},
+        "as_node": "model",
+    }
+    thread_id = session_id.removeprefix("alice-")
+    written = await http.post(f"/threads/{thread_id}/state", json=state, headers=alice.headers)
+    assert written.status_code == 200
+    shown = await http.get(f"/api/sessions/{session_id}", headers=alice.headers)
+    assert shown.json()["messages"][-1]["role"] == "function"
+
+
 async def test_cancelling_and_deleting_many_times_at_once_ends_well(
     http: httpx.AsyncClient, alice: User
 ) -> None:
