@@ -9,21 +9,32 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID, uuid5
 
 from langchain.agents.middleware import AgentState, HumanInTheLoopMiddleware, InterruptOnConfig
+from langchain.agents.middleware.types import ToolCallRequest
 from langchain_core.messages import ToolCall, ToolMessage
 from langgraph.config import get_config
 from langgraph.errors import GraphInterrupt
 from langgraph.runtime import Runtime
+from langgraph.types import Command
 
 from agent.errors import DecisionsUnseenError
 from sandbox.identity import current_identity
-from storage.audit import DECISION
+from storage.audit import DECISION, UNDECIDED
 from storage.audit_entry import Entry
 
-RecordDecisions = Callable[[Sequence[Entry]], Awaitable[None]]
+
+class DecisionLog(Protocol):
+    """Where decisions are written; `storage.audit` is one."""
+
+    async def record_decisions(self, entries: Sequence[Entry], /) -> None:
+        """Write entries durably, all or none, each id once; raise if that cannot be done."""
+
+    async def record_if_undecided(self, entry: Entry, /) -> None:
+        """Likewise write the entry of a call, unless there is one of a decision on it."""
+
 
 PREVIEW_CHARACTERS = 500
 """How much of a call's arguments, or of the words that came with a decision, an entry shows."""
@@ -41,19 +52,20 @@ _taken: ContextVar[_Taken] = ContextVar("taken")
 class AuditedApprovals(HumanInTheLoopMiddleware[Any, Any, Any]):
     """Ask a person about tool calls, and record each decision before the run goes on.
 
-    If it cannot be recorded, the run ends with an error, no tool has run, and the calls wait again.
+    If it cannot be recorded, the run ends with an error, no tool has run, and the calls wait again. Users may
+    write calls into their own threads past this gate; those are recorded when they are made.
     """
 
-    def __init__(self, interrupt_on: dict[str, bool | InterruptOnConfig], record: RecordDecisions) -> None:
+    def __init__(self, interrupt_on: dict[str, bool | InterruptOnConfig], log: DecisionLog) -> None:
         """Gate the tools of `interrupt_on`.
 
         Args:
             interrupt_on: as for `HumanInTheLoopMiddleware`.
-            record: writes entries durably, all or none, each id once; raises if it cannot.
+            log: where decisions are recorded.
         """
         # In per_call mode the decisions would come by another way.
         super().__init__(interrupt_on, interrupt_mode="batched")
-        self._record = record
+        self._log = log
 
     @property
     def name(self) -> str:
@@ -84,8 +96,28 @@ class AuditedApprovals(HumanInTheLoopMiddleware[Any, Any, Any]):
         if update is not None and "messages" in update:
             if not taken:
                 raise DecisionsUnseenError
-            await self._record(_entries(taken, runtime))
+            await self._log.record_decisions(_entries(taken, runtime))
         return update
+
+    async def awrap_tool_call(
+        self,
+        request: ToolCallRequest,
+        handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]],
+    ) -> ToolMessage | Command[Any]:
+        """Make a call; if nobody was asked about it who should have been, write that down first.
+
+        Raises:
+            AuditUnavailableError: that could not be written, and the call was not made.
+            NoIdentityError: the run is nobody's.
+        """
+
+        # The base puts an edited call in the place of the model's own.
+        async def recorded(final: ToolCallRequest) -> ToolMessage | Command[Any]:
+            if final.tool_call["name"] in self.interrupt_on:
+                await self._log.record_if_undecided(_undecided(final.tool_call))
+            return await handler(final)
+
+        return await super().awrap_tool_call(request, recorded)
 
     def _newest_decisions(self, state: AgentState[Any], runtime: Runtime[Any]) -> _Outcome:
         """Process the answers to the interrupt, and return what came of the newest, and its decisions.
@@ -136,10 +168,21 @@ def _require_action(action: object) -> None:
         raise ValueError("edit needs edited_action: a tool's name and its args in full")  # noqa: TRY004
 
 
+def _undecided(tool_call: ToolCall) -> Entry:
+    owner, thread_id = current_identity()
+    details = {**_describe_call(tool_call), "run_id": _run_id()}
+    made = json.dumps([str(thread_id), details], sort_keys=True)
+    return Entry(uuid5(_DECISIONS, made), datetime.now(UTC), UNDECIDED, owner, None, thread_id, details)
+
+
+def _run_id() -> str:
+    # The platform's word, which stays the same when it runs a crashed run again.
+    return str(get_config().get("configurable", {}).get("run_id"))
+
+
 def _entries(taken: _Taken, runtime: Runtime[Any]) -> list[Entry]:
     owner, thread_id = current_identity()
-    # The run's id is the platform's word, and stays the same when it runs a crashed run again.
-    run_id = str(get_config().get("configurable", {}).get("run_id"))
+    run_id = _run_id()
     task_id = runtime.execution_info.task_id if runtime.execution_info else ""
     now = datetime.now(UTC)
     entries = []
@@ -151,14 +194,7 @@ def _entries(taken: _Taken, runtime: Runtime[Any]) -> list[Entry]:
 
 
 def _describe(tool_call: ToolCall, decision: Mapping[str, Any]) -> dict[str, Any]:
-    arguments, digest = _digest(tool_call["args"])
-    details = {
-        "decision": decision["type"],
-        "tool": tool_call["name"],
-        "tool_call_id": tool_call["id"],
-        "arguments": arguments,
-        "arguments_sha256": digest,
-    }
+    details = {"decision": decision["type"], **_describe_call(tool_call)}
     if decision["type"] == "edit":
         edited = decision["edited_action"]
         arguments, digest = _digest(edited["args"])
@@ -170,6 +206,16 @@ def _describe(tool_call: ToolCall, decision: Mapping[str, Any]) -> dict[str, Any
     elif message := decision.get("message"):
         details["message"] = str(message)[:PREVIEW_CHARACTERS]
     return details
+
+
+def _describe_call(tool_call: ToolCall) -> dict[str, Any]:
+    arguments, digest = _digest(tool_call["args"])
+    return {
+        "tool": tool_call["name"],
+        "tool_call_id": tool_call["id"],
+        "arguments": arguments,
+        "arguments_sha256": digest,
+    }
 
 
 def _digest(arguments: object) -> tuple[str, str]:

@@ -15,12 +15,12 @@ from langchain.agents.middleware import (
 from langchain_core.language_models import BaseChatModel
 from langgraph.graph.state import CompiledStateGraph
 
-from agent.audit import AuditedApprovals, RecordDecisions
+from agent.audit import AuditedApprovals, DecisionLog
 from agent.limits import CallLimits
 from agent.prefetch import SandboxAhead
 from agent.prompt import SUB_AGENT_PROMPT, SYSTEM_PROMPT, WORKSPACE
 from agent.settings import AgentSettings, get_settings
-from storage.audit import record_decisions
+from storage import audit
 
 ARTIFACTS_ROOT = f"{WORKSPACE}/.warren"
 """Where deepagents puts tool results too large for the model, and summarised history: it must be writable in
@@ -31,21 +31,21 @@ def build_graph(
     model: BaseChatModel,
     backend: BackendProtocol,
     settings: AgentSettings | None = None,
-    record: RecordDecisions = record_decisions,
+    log: DecisionLog = audit,
     prepare: Callable[[], None] | None = None,
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
     """Compile the agent. It takes about 0.1 s, so it is done once and not per run.
 
-    The checkpointer and the store are left out: the platform puts its own in. `record` is where decisions
-    on tool calls are written before they are carried out. `prepare` gets the backend ready for the current
-    run, where that takes time; see `SandboxAhead`.
+    The checkpointer and the store are left out: the platform puts its own in. `log` is where decisions on
+    tool calls are written before they are carried out. `prepare` gets the backend ready for the current run,
+    where that takes time; see `SandboxAhead`.
     """
     settings = settings or get_settings()
     general_purpose: SubAgent = {
         **GENERAL_PURPOSE_SUBAGENT,
         "system_prompt": SUB_AGENT_PROMPT,
         # deepagents hands a sub-agent the approvals but not the middleware of its parent.
-        "middleware": _safeguards(settings, record),
+        "middleware": _safeguards(settings, log),
         # Otherwise it would add an approval gate that records nothing.
         "interrupt_on": {},
     }
@@ -54,7 +54,10 @@ def build_graph(
         # deepagents reads artifacts_root off a CompositeBackend and off nothing else.
         backend=CompositeBackend(default=backend, routes={}, artifacts_root=ARTIFACTS_ROOT),
         system_prompt=SYSTEM_PROMPT,
-        middleware=[*([SandboxAhead(prepare)] if prepare else []), *_safeguards(settings, record)],
+        middleware=[
+            *([SandboxAhead(prepare)] if prepare else []),
+            *_safeguards(settings, log),
+        ],
         subagents=[general_purpose],
         # The audited gate takes the place of the one that this makes.
         interrupt_on=_approvals(settings),
@@ -63,7 +66,7 @@ def build_graph(
     return graph
 
 
-def _safeguards(settings: AgentSettings, record: RecordDecisions) -> list[AgentMiddleware[Any, Any, Any]]:
+def _safeguards(settings: AgentSettings, log: DecisionLog) -> list[AgentMiddleware[Any, Any, Any]]:
     """Make a set of limits, retries and approvals for one agent."""
     safeguards: list[AgentMiddleware[Any, Any, Any]] = [
         CallLimits(settings.model_call_limit, settings.tool_call_limit),
@@ -71,7 +74,7 @@ def _safeguards(settings: AgentSettings, record: RecordDecisions) -> list[AgentM
         ModelRetryMiddleware(max_retries=settings.model_max_retries, max_delay=30.0, on_failure="error"),
     ]
     if approvals := _approvals(settings):
-        safeguards.append(AuditedApprovals(approvals, record))
+        safeguards.append(AuditedApprovals(approvals, log))
     return safeguards
 
 

@@ -26,6 +26,8 @@ from storage.errors import AuditUnavailableError, StorageError
 from storage.settings import get_settings
 
 DECISION = "decision"
+UNDECIDED = "undecided"
+"""A call of a tool that waits for decisions, and has had none: a user wrote it into their own thread."""
 
 _MAX_QUEUE = 10_000
 _BATCH = 500
@@ -53,6 +55,15 @@ _OLDER_OF_ALL: LiteralString = "seq < (SELECT seq FROM audit_log WHERE id = %(be
 _OLDER_OF_USER: LiteralString = (
     "seq < (SELECT seq FROM audit_log WHERE id = %(before)s AND username = %(username)s)"
 )
+
+# Of an edited call the one that the decision was for.
+_WAS_DECIDED = """
+SELECT FROM audit_log
+WHERE event = 'decision' AND thread_id = %(thread_id)s AND details ->> 'tool_call_id' = %(tool_call_id)s
+    AND coalesce(details ->> 'edited_tool', details ->> 'tool') = %(tool)s
+    AND coalesce(details ->> 'edited_arguments_sha256', details ->> 'arguments_sha256') = %(arguments_sha256)s
+LIMIT 1
+"""
 
 _PURGE = "DELETE FROM audit_log WHERE at < now() - make_interval(days => %s)"
 
@@ -112,6 +123,30 @@ async def record_decisions(entries: Sequence[Entry]) -> None:
     for entry in cleaned:
         if entry.id in written:
             _write_line(entry)
+
+
+async def record_if_undecided(entry: Entry) -> None:
+    """Write the entry of a tool call, before returning, unless a decision on that very call has been written.
+
+    Args:
+        entry: `UNDECIDED`, with a thread and the details that its decision would have.
+
+    Raises:
+        AuditUnavailableError: it is not known, or not written.
+    """
+    details = clean(entry).details
+    names = ("tool_call_id", "tool", "arguments_sha256")
+    parameters = {"thread_id": entry.thread_id, **{name: details.get(name) for name in names}}
+    try:
+        async with asyncio.timeout(_WRITE_SECONDS):
+            pool = await get_pool()
+            async with pool.connection() as conn:
+                found = await conn.execute(_WAS_DECIDED, parameters)
+    except (TimeoutError, psycopg.Error, StorageError) as error:
+        _log.error("It is not known whether a call was decided on", exc_info=error)
+        raise AuditUnavailableError from None
+    if not found.rowcount:
+        await record_decisions([entry])
 
 
 async def entries(

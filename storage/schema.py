@@ -120,6 +120,10 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (username, subject)
     );
     """,
+    """
+    CREATE INDEX audit_log_decisions ON audit_log (thread_id, (details ->> 'tool_call_id'))
+    WHERE event = 'decision';
+    """,
 )
 
 _LOCK_KEY = 0x57415252454E  # "WARREN"

@@ -54,7 +54,10 @@ class SlowModel(BaseChatModel):
         return ChatResult(generations=[ChatGeneration(message=answer)])
 
 
-async def not_recorded(entries: Sequence[Entry]) -> None: ...
+class Unrecorded:
+    async def record_decisions(self, entries: Sequence[Entry]) -> None: ...
+
+    async def record_if_undecided(self, entry: Entry) -> None: ...
 
 
 async def no_thought() -> None: ...
@@ -67,7 +70,7 @@ def agent_of(
     prepare: Callable[[], None] | None = None,
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
     settings = AgentSettings(approve=approve)
-    graph = build_graph(model, house.backend, settings, not_recorded, prepare or house.backend.prepare)
+    graph = build_graph(model, house.backend, settings, Unrecorded(), prepare or house.backend.prepare)
     graph.checkpointer = InMemorySaver()
     return graph
 

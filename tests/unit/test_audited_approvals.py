@@ -61,13 +61,14 @@ class Recorder:
     def __init__(self) -> None:
         self.attempts: list[list[Entry]] = []
         self.entries: dict[UUID, Entry] = {}
+        self.undecided: list[Entry] = []
         self.root: Path | None = None
         self.files_at_record: list[list[str]] = []
         self.broken = False
         self.crashing = False
         self.slow: asyncio.Event | None = None
 
-    async def __call__(self, entries: Sequence[Entry]) -> None:
+    async def record_decisions(self, entries: Sequence[Entry]) -> None:
         if self.broken:
             raise AuditUnavailableError
         if self.slow is not None:
@@ -80,6 +81,22 @@ class Recorder:
             self.entries.setdefault(entry.id, entry)
         if self.crashing:
             raise ConnectionAbortedError
+
+    async def record_if_undecided(self, entry: Entry) -> None:
+        if self.broken:
+            raise AuditUnavailableError
+        details = [one.details for one in self.entries.values()]
+        decided = [
+            (
+                it["tool_call_id"],
+                it.get("edited_tool", it["tool"]),
+                it.get("edited_arguments_sha256", it["arguments_sha256"]),
+            )
+            for it in details
+        ]
+        call = entry.details
+        if (call["tool_call_id"], call["tool"], call["arguments_sha256"]) not in decided:
+            self.undecided.append(entry)
 
     @property
     def decided(self) -> list[tuple[str, str]]:
@@ -186,6 +203,44 @@ async def test_of_an_edit_both_calls_are_recorded(thread: Thread) -> None:
     assert entry.details["edited_arguments"] == '{"command":"touch made-2"}'
     assert entry.details["edited_arguments_sha256"] != entry.details["arguments_sha256"]
     assert thread.made() == ["made-2"]
+
+
+async def test_a_call_that_was_decided_on_is_not_recorded_again(tmp_path: Path) -> None:
+    thread = parallel(tmp_path, run("touch made-1", "same"), run("touch made-2", "other"))
+    await thread.say()
+    edited = {"name": "execute", "args": {"command": "touch made-3"}}
+    await thread.decide(APPROVE, {"type": "edit", "edited_action": edited})
+    assert thread.made() == ["made-1", "made-3"]
+    assert thread.recorder.undecided == []
+
+
+@pytest.mark.parametrize("call", [run("touch made-2", "call-1"), run("touch made-1", "call-2")])
+async def test_a_call_that_a_user_writes_past_the_gate_is_recorded(tmp_path: Path, call: ToolCall) -> None:
+    """Also with the id of one that was decided on, or with its arguments."""
+    thread = parallel(tmp_path, run("touch made-1", "call-1"))
+    await thread.say()
+    await thread.decide(APPROVE)
+    (tmp_path / "made-1").unlink()
+    forged = {"messages": [AIMessage("", tool_calls=[call])]}
+    await thread._run(Command(update=forged, goto="tools"), "run-2")
+    assert len(thread.made()) == 1
+    [entry] = thread.recorder.undecided
+    assert (entry.event, entry.username, entry.thread_id) == ("undecided", "alice", thread.thread_id)
+    assert entry.details["tool_call_id"] == call["id"]
+    assert json.loads(entry.details["arguments"]) == call["args"]
+    assert entry.details["run_id"] == "run-2"
+
+
+async def test_a_call_that_a_user_forges_the_edit_of_is_recorded_as_it_is_made(tmp_path: Path) -> None:
+    """Edits wait in the thread's state for their call; what is approved there need not be what is made."""
+    thread = parallel(tmp_path, run("touch made-1", "call-1"))
+    await thread.say()
+    forged = {"call-1": {"name": "execute", "args": {"command": "touch made-2"}}}
+    resume = Command(resume={"decisions": [APPROVE]}, update={"hitl_edited_tool_calls": forged})
+    await thread._run(resume)
+    assert thread.recorder.decided == [("approve", "touch made-1")]
+    made = [json.loads(entry.details["arguments"])["command"] for entry in thread.recorder.undecided]
+    assert [f"touch {name}" for name in thread.made()] in (["touch made-1"], made)
 
 
 async def test_of_long_arguments_the_beginning_is_shown_and_all_is_digested(tmp_path: Path) -> None:

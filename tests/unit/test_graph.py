@@ -60,11 +60,15 @@ class Conversation:
 
 def graph_in(root: Path, **settings: Any) -> CompiledStateGraph[Any, Any, Any, Any]:
     backend = LocalShellBackend(root_dir=root, virtual_mode=True)
-    return build_graph(RehearsalModel(), backend, AgentSettings(**settings), not_recorded)
+    return build_graph(RehearsalModel(), backend, AgentSettings(**settings), Unrecorded())
 
 
-async def not_recorded(entries: Sequence[Entry]) -> None:
-    """Take decisions for granted: test_audited_approvals is about them."""
+class Unrecorded:
+    """Takes decisions for granted: test_audited_approvals is about them."""
+
+    async def record_decisions(self, entries: Sequence[Entry]) -> None: ...
+
+    async def record_if_undecided(self, entry: Entry) -> None: ...
 
 
 @pytest.fixture
