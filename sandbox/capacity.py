@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 from uuid import UUID, uuid4
 
@@ -38,8 +38,10 @@ class Admissions(Protocol):
     def is_fresh(self, session: SessionId) -> bool:
         """Tell whether a sandbox was admitted so lately that it need not be admitted again."""
 
-    async def admit(self, session: SessionId, pause: Act) -> bool:
-        """Let a sandbox run, pausing others if need be. Tells whether it had been admitted already.
+    async def admit(self, session: SessionId, pause: Act, discard: Act) -> bool:
+        """Let a sandbox run, pausing others if need be, and discarding what one user has too many of.
+
+        Tells whether it had been admitted already.
 
         Raises:
             AtCapacityError: no other can be paused.
@@ -72,7 +74,7 @@ class Capacity:
     def is_fresh(self, session: SessionId) -> bool:
         return self._uses.is_fresh(session)
 
-    async def admit(self, session: SessionId, pause: Act) -> bool:
+    async def admit(self, session: SessionId, pause: Act, discard: Act) -> bool:
         """See `Admissions`. Idle sandboxes of the same owner are paused first, the least used first.
 
         When the server as a whole is full, other users' idle ones follow: they go on within milliseconds when
@@ -90,6 +92,7 @@ class Capacity:
             match await ledger.admit(session, most, most_of_owner):
                 case Admission.ADMITTED:
                     self._uses.note(session, at)
+                    await self._discard_surplus(session.owner, discard)
                     return False
                 case Admission.USER_AT_CAPACITY:
                     own, problem = True, f"all {most_of_owner} sandboxes that one user may have running"
@@ -103,6 +106,23 @@ class Capacity:
                     )
                 passed_over.add(held.entry.thread_id)
                 await self._settle(held, pause)
+
+    async def pause_all(self, pause: Act) -> None:
+        """Pause what nobody else is busy with: when this process has ended nobody looks after it."""
+        ledger = await self.ledger()
+        passed_over: set[UUID] = set()
+        while True:
+            async with ledger.hold_idle("", own=False, busy=self._uses.busy() | passed_over) as held:
+                if held is None:
+                    return
+                passed_over.add(held.entry.thread_id)
+                await self._settle(held, pause)
+
+    async def unattended(self) -> list[SessionId]:
+        """Return the running sandboxes that no process has been busy with of late."""
+        ledger = await self.ledger()
+        before = datetime.now(UTC) - ledger.settled
+        return [entry.session for entry in await ledger.entries() if entry.running and entry.used_at < before]
 
     async def forget(self, session: SessionId) -> None:
         await (await self.ledger()).forget(session)
@@ -144,6 +164,18 @@ class Capacity:
             settled = timedelta(seconds=_NOTES_UNTIL_SETTLED * self.note_seconds)
             self._ledger = Ledger(instance, self._process, settled)
         return self._ledger
+
+    async def _discard_surplus(self, owner: str, discard: Act) -> None:
+        ledger = await self.ledger()
+        most = self._settings.sandbox_max_kept_per_user
+        passed_over: set[UUID] = set()
+        while True:
+            busy = self._uses.busy() | passed_over
+            async with ledger.hold_surplus(owner, most, busy=busy) as held:
+                if held is None:
+                    return
+                passed_over.add(held.entry.thread_id)
+                await self._settle(held, discard)
 
     async def _settle(self, held: Held, act: Act) -> bool:
         session = held.entry.session

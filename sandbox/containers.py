@@ -90,6 +90,10 @@ class Containers:
         """Return what keeps this event loop's work within the limits of the disk."""
         return (await self._here()).disk
 
+    async def watch(self, session: SessionId) -> None:
+        """Keep the sandbox of a thread within the limits of the disk, though this process does not use it."""
+        await (await self.disk_limits()).watch(session)
+
     def using(self, session: SessionId) -> AbstractContextManager[None]:
         """Keep a thread's container from being paused, or removed for want of use, for the length of a block.
 
@@ -297,7 +301,7 @@ class Containers:
     async def _admit(self, session: SessionId) -> bool:
         if not await self._is_live(session):
             raise ThreadGoneError
-        return await self._admissions.admit(session, self.pause)
+        return await self._admissions.admit(session, self.pause, self.discard)
 
     async def _ensure(self, here: _Loop, session: SessionId) -> DockerContainer:
         container, stream = await self._maker.find_or_make(here.engine, session)

@@ -24,6 +24,7 @@ descriptors."""
 IMMEASURABLE = 1 << 62
 """More bytes than any limit."""
 
+_RESERVED_PART = 50  # of a file system's inodes, which it has a fixed number of, or 0
 _BATCH = 1000
 _BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system's is
 
@@ -53,10 +54,11 @@ def disk_usage(directory: Path) -> int:
         os.close(top)
 
 
-def free_bytes(directory: Path) -> int:
-    """Return how much unprivileged programs can still write to the file system of a directory."""
+def is_nearly_full(directory: Path, reserve: int) -> bool:
+    """Tell whether a directory's file system has fewer than `reserve` bytes left, or hardly any inodes."""
     status = os.statvfs(directory)
-    return status.f_bavail * status.f_frsize
+    has_inodes = not status.f_files or status.f_favail > status.f_files // _RESERVED_PART
+    return not has_inodes or status.f_bavail * status.f_frsize < reserve
 
 
 class _Tree:

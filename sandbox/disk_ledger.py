@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from sandbox.channel import Channel
 from sandbox.disk import IMMEASURABLE, disk_usage
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 _MIB = 1 << 20
 _SURVEY_SECONDS = 600
+_THREADS = 4
 _ADVICE = "Delete files first; reading and deleting still work."
 
 DISK_NEARLY_FULL = f"The server's disk is nearly full. {_ADVICE}"
@@ -35,10 +37,17 @@ class Command:
 
 @dataclass(slots=True, eq=False)
 class Workspace:
-    """What is known of a thread's directory. `used` is None until it has been measured."""
+    """What is known of a thread's directory.
+
+    Attributes:
+        used: what was measured, None until then.
+        unlinked: what the sandbox says that deleted files still take.
+    """
 
     session: SessionId
     used: int | None = None
+    unlinked: int = 0
+    probe: asyncio.Task[None] | None = None
     floor: int | None = None  # the least since it was full; None: it is not
     measured_at: float = 0
     used_at: float = 0
@@ -65,8 +74,8 @@ class Ledger:
         self._workspaces = workspaces
         self._known: dict[SessionId, Workspace] = {}
         self._surveyed_at: dict[str, float] = {}
-        # One, so that trees that take long to measure never take more than one processor.
-        self._pool = ThreadPoolExecutor(1, "disk")
+        self._pool = ThreadPoolExecutor(_THREADS, "disk")
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def open(self, session: SessionId) -> Workspace:
         return self._known.setdefault(session, Workspace(session))
@@ -92,14 +101,15 @@ class Ledger:
 
     def problem(self, workspace: Workspace) -> str:
         """Say what is full, and what can be done."""
-        used = workspace.used or 0
+        used = (workspace.used or 0) + workspace.unlinked
         if used >= IMMEASURABLE:
             return "The workspace has too many files, or directories too deep, to be measured. " + _ADVICE
+        open_files = ", deleted files that are still open included," if workspace.unlinked else ""
         if self.most(workspace) < self.most_each:
             total, most = (used + self._others(workspace)) // _MIB, self._most_of_user // _MIB
             return f"Your workspaces take {total} MiB of the {most} MiB that they may together. {_ADVICE}"
         most = self.most_each // _MIB
-        return f"The workspace takes {used // _MIB} MiB of the {most} MiB that it may. {_ADVICE}"
+        return f"The workspace takes {used // _MIB} MiB{open_files} of the {most} MiB that it may. {_ADVICE}"
 
     async def measure(self, workspace: Workspace) -> None:
         """Measure a workspace, unless that was begun after this was asked for."""
@@ -149,7 +159,9 @@ class Ledger:
         if self.most_each == self._most_of_user == IMMEASURABLE:
             return 0
         path = self._workspaces.path(session)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, disk_usage, path)
+        # One at a time of each user, whose trees may take seconds.
+        async with self._turns.setdefault(session.owner, asyncio.Lock()):
+            return await asyncio.get_running_loop().run_in_executor(self._pool, disk_usage, path)
 
 
 def _sessions(directory: Path) -> set[SessionId]:

@@ -17,7 +17,7 @@ from deepagents.backends.protocol import ExecuteResponse
 
 from sandbox.channel import CANCEL_SECONDS, Channel
 from sandbox.commands import run_command
-from sandbox.disk import IMMEASURABLE, free_bytes
+from sandbox.disk import IMMEASURABLE, is_nearly_full
 from sandbox.disk_ledger import DISK_NEARLY_FULL, Command, Ledger, Workspace
 from sandbox.errors import DiskFullError, SandboxError
 from sandbox.replies import number
@@ -39,7 +39,8 @@ _BUSY_SECONDS = 1
 _QUIET_SECONDS = 5
 _LEAST_SECONDS = 0.2  # between two measurements, and as long as the last one took
 _GUARD_SECONDS = 1
-_UNLINKED_SECONDS = 3
+_UNLINKED_SECONDS = 30
+_PROBE_SECONDS = 0.5
 _AFTER_IDLE_SECONDS = 60
 
 
@@ -193,7 +194,10 @@ class DiskLimits:
         await self._ledger.measure(workspace)
         if workspace.used is None:
             return
-        used = workspace.used + await _unlinked(workspace)
+        if not self._ledger.is_full(workspace):
+            # What has been seen already may be ended before the sandbox is asked, which may not answer.
+            await self._probe(workspace)
+        used = workspace.used + workspace.unlinked
         if used <= self._ledger.most(workspace):
             workspace.floor = None
             return
@@ -202,6 +206,20 @@ class DiskLimits:
             await self._end_all(workspace, self._ledger.problem(workspace))
             await self._ledger.measure(workspace)
         workspace.floor = min(workspace.used, workspace.floor or IMMEASURABLE)
+
+    async def _probe(self, workspace: Workspace) -> None:
+        """Ask the sandbox for what its commands hold in files that are deleted but still open.
+
+        Only it can tell, and only while a command runs: otherwise it may be paused, and that would wake it.
+        An answer that is late is taken when it comes; until then what it said last counts.
+        """
+        if not workspace.commands:
+            workspace.unlinked = 0
+            return
+        if workspace.probe is None or workspace.probe.done():
+            channel = next(iter(workspace.commands)).channel
+            workspace.probe = self._start(_ask_unlinked(workspace, channel))
+        await asyncio.wait({workspace.probe}, timeout=_PROBE_SECONDS)
 
     async def _guard_reserve(self) -> None:
         """End everything that may write when hardly anything is left of the disk."""
@@ -227,7 +245,7 @@ class DiskLimits:
 
     async def _look_if_low(self) -> bool:
         try:
-            return await asyncio.to_thread(free_bytes, self._root) < RESERVE_BYTES
+            return await asyncio.to_thread(is_nearly_full, self._root, RESERVE_BYTES)
         except OSError as error:
             if not isinstance(error, FileNotFoundError):  # there is no workspace yet
                 logger.warning("What is free for workspaces is unknown: %s", error)
@@ -254,13 +272,7 @@ class DiskLimits:
             workspace.is_calm.set()
 
 
-async def _unlinked(workspace: Workspace) -> int:
-    """Return how much is in files that were deleted but are still open. Only the sandbox itself can tell.
-
-    It is asked only while a command runs: otherwise it may be paused, and that would wake it.
-    """
-    for channel in {command.channel for command in workspace.commands}:
-        with suppress(SandboxError):
-            answer, _ = await channel.call("unlinked", {}, timeout=_UNLINKED_SECONDS)
-            return min(number(answer, "bytes"), IMMEASURABLE)
-    return 0
+async def _ask_unlinked(workspace: Workspace, channel: Channel) -> None:
+    with suppress(SandboxError):
+        answer, _ = await channel.call("unlinked", {}, timeout=_UNLINKED_SECONDS)
+        workspace.unlinked = min(number(answer, "bytes"), IMMEASURABLE)

@@ -15,6 +15,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from sandbox.egress_rules import Address, Rule, is_public, split_target
 from sandbox.settings import SandboxSettings
@@ -42,7 +43,8 @@ for and refused costs the server some time, too."""
 DAY_SECONDS = 24 * 60 * 60
 
 _MIB = 1 << 20
-_LOOKUP_THREADS = 8
+_LOOKUP_THREADS = 16
+_LOOKUPS_OF_A_USER = 2
 # Not the event loop's own threads: lookups that hang would hold up whatever else uses those.
 _lookups = ThreadPoolExecutor(_LOOKUP_THREADS, thread_name_prefix="egress-lookup")
 
@@ -111,6 +113,7 @@ class Egress:
         self.record = record
         self.lookup = lookup
         self._open: Counter[str | SessionId] = Counter()
+        self._lookups: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._uses: dict[SessionId, _Use] = {}
 
     def use_of(self, session: SessionId) -> _Use:
@@ -121,6 +124,10 @@ class Egress:
             self._uses = {key: it for key, it in self._uses.items() if it.day_ends > now}
             use = self._uses[session] = _Use(now + DAY_SECONDS)
         return use
+
+    def turn(self, owner: str) -> asyncio.Semaphore:
+        """Return what lets a few lookups of a user's through at a time: slow ones must not hold up others."""
+        return self._lookups.setdefault(owner, asyncio.Semaphore(_LOOKUPS_OF_A_USER))
 
     @contextmanager
     def place(self, session: SessionId) -> Iterator[None]:
@@ -224,12 +231,20 @@ class WayOut:
             return host, port, [rule.address]
         try:
             async with asyncio.timeout(LOOKUP_SECONDS):
-                addresses = await self._egress.lookup(host, port)
+                addresses = await self._look_up(host, port)
         except (OSError, TimeoutError):
             raise RefusedError(502, f"{host} has no address") from None
         if not all(map(is_public, addresses)):
             raise RefusedError(403, f"{host} has an address that is not public")
         return host, port, addresses
+
+    async def _look_up(self, host: str, port: int) -> Sequence[Address]:
+        turn = self._egress.turn(self._session.owner)
+        await turn.acquire()
+        # It keeps its thread when nobody waits for it any more, and so its turn.
+        lookup = asyncio.ensure_future(self._egress.lookup(host, port))
+        lookup.add_done_callback(lambda _: turn.release())
+        return await asyncio.shield(lookup)
 
     async def _note(self, event: str, target: str, **details: object) -> None:
         await self._egress.record(

@@ -58,6 +58,17 @@ class Lifecycle:
         if paused:
             logger.info("Paused %d idle sandboxes", paused)
         await self._containers.close_idle_channels(_CHANNELS)
+        # What commands left running goes on when the process that ran them has ended.
+        for session in await self._capacity.unattended():
+            await self._containers.watch(session)
+
+    async def stop(self) -> None:
+        """Have the sandboxes stand still that this process looks after.
+
+        Raises:
+            DockerUnreachableError: the engine does not answer.
+        """
+        await self._capacity.pause_all(self._containers.pause)
 
     async def prune(self, unused: timedelta) -> int:
         """Remove the containers of the sandboxes that nobody has used for so long. Returns how many.

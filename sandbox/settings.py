@@ -77,6 +77,10 @@ class SandboxSettings(BaseSettings):
     sandbox_max_per_user: int = Field(default=8, ge=1)
     """Sandboxes of one user that may run at once. Their idle ones are paused to make room."""
 
+    sandbox_max_kept_per_user: int = Field(default=24, ge=1)
+    """Containers of one user, those that run included, that are kept for their next use. Of more, the paused
+    ones that were used least are removed; the workspaces stay."""
+
     sandbox_network: Literal["none", "egress"] = "none"
     """What a sandbox reaches: nothing, or the hosts of SANDBOX_EGRESS_ALLOW through a proxy."""
 

@@ -127,6 +127,8 @@ def _host_config(settings: SandboxSettings, source: Path) -> dict[str, Any]:
         **({"Runtime": settings.sandbox_runtime} if settings.sandbox_runtime else {}),
         "IpcMode": "private",
         "PidsLimit": settings.sandbox_pids,
+        # A dump is written, or handed to a program, by the host.
+        "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
         "Memory": memory,
         "MemorySwap": memory,  # both together: no swap beyond
         "NanoCpus": int(settings.sandbox_cpus * _NANO),

@@ -7,6 +7,8 @@ measures it (`sandbox.disk`): by descriptors and never through a symbolic link.
 import asyncio
 import logging
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -22,6 +24,8 @@ logger = logging.getLogger(__name__)
 _PASS_THROUGH = 0o711
 _PRIVATE = 0o700
 _BATCH = 1000
+# Not the event loop's own threads: a million files take a minute, and others wait for those.
+_removers = ThreadPoolExecutor(2, "workspace-removal")
 _TRASH = ".trash"  # no username begins with a dot
 
 
@@ -54,11 +58,11 @@ class Workspaces:
     async def discard(self, session: SessionId) -> None:
         """Remove a thread's directory and all in it. It is gone from its place at once. Safe to repeat."""
         if trashed := await asyncio.to_thread(self._to_trash, session):
-            await asyncio.to_thread(self._remove_trashed, trashed)
+            await _in_its_turn(lambda: self._remove_trashed(trashed))
 
     async def sweep(self) -> None:
         """Finish the removals that an earlier process did not come to the end of."""
-        await asyncio.to_thread(self._sweep)
+        await _in_its_turn(self._sweep)
 
     def _prepare(self, session: SessionId, uid: int, gid: int) -> None:
         directory = self.path(session)
@@ -105,6 +109,10 @@ class Workspaces:
             logger.warning("A removed workspace is still partly in %s: %s", self.root / _TRASH / name, error)
         finally:
             os.close(trash)
+
+
+async def _in_its_turn(work: Callable[[], None]) -> None:
+    await asyncio.get_running_loop().run_in_executor(_removers, work)
 
 
 def remove_tree(parent: int, name: str) -> None:

@@ -84,7 +84,7 @@ async def _disk() -> str:
 
 
 async def _workspaces() -> str:
-    from sandbox.disk import free_bytes  # noqa: PLC0415
+    from sandbox.disk import is_nearly_full  # noqa: PLC0415
     from sandbox.disk_limits import RESERVE_BYTES  # noqa: PLC0415
     from sandbox.project_quota import has_quotas  # noqa: PLC0415
     from sandbox.settings import get_settings  # noqa: PLC0415
@@ -92,9 +92,10 @@ async def _workspaces() -> str:
     settings = get_settings()
     root = settings.workspace_root
     directory = next(path for path in (root, *root.parents) if path.is_dir())
-    if free_bytes(directory) < RESERVE_BYTES:
+    if is_nearly_full(directory, RESERVE_BYTES):
         raise ProblemError(
-            f"less than {RESERVE_BYTES / _GIB:.0f} GiB is free at {directory}, so nothing would be written."
+            f"less than {RESERVE_BYTES / _GIB:.0f} GiB, or hardly an inode, is free at {directory}, so "
+            "nothing would be written; free some, or set WORKSPACE_ROOT."
         )
     limits = settings.sandbox_disk_mb, settings.user_disk_mb
     each, of_user = (f"{most} MiB" if most else "any size" for most in limits)

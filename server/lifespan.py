@@ -27,6 +27,8 @@ from storage.errors import StorageError
 from storage.ids import SessionId
 from storage.saver import purge_deleted
 
+_STOP_SECONDS = 5.0
+
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -67,6 +69,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+        await _stop_sandboxes()
         await audit.flush()
         await get_containers().close()
 
@@ -78,6 +81,14 @@ async def _warn_of_studio() -> None:
             username=username,
             in_force=studio.is_local_only(),
         )
+
+
+async def _stop_sandboxes() -> None:
+    try:
+        async with asyncio.timeout(_STOP_SECONDS):
+            await get_lifecycle().stop()
+    except (TimeoutError, psycopg.Error, SandboxError, StorageError) as error:
+        await _log.awarning("Not all sandboxes stand still", error=str(error))
 
 
 async def _remove_sandbox(thread_id: UUID, owner: str) -> None:

@@ -93,6 +93,13 @@ WHERE instance = %(instance)s AND (running OR NOT %(running)s) AND thread_id <> 
 ORDER BY used_at LIMIT 1 FOR UPDATE SKIP LOCKED
 """
 
+_HOLD_SURPLUS = """
+SELECT owner, thread_id, running, used_at FROM sandboxes
+WHERE instance = %(instance)s AND owner = %(owner)s AND NOT running AND thread_id <> ALL(%(busy)s)
+    AND (SELECT count(*) FROM sandboxes WHERE instance = %(instance)s AND owner = %(owner)s) > %(most)s
+ORDER BY used_at LIMIT 1 FOR UPDATE SKIP LOCKED
+"""
+
 _HOLD_SETTLED = """
 SELECT owner, thread_id, running, used_at FROM sandboxes
 WHERE instance = %(instance)s AND thread_id = %(thread)s AND used_at < clock_timestamp() - %(settled)s
@@ -204,6 +211,14 @@ class Ledger:
         async with self._hold(
             _HOLD_UNUSED, {"unused": unused, "running": running, "busy": list(busy)}
         ) as held:
+            yield held
+
+    @asynccontextmanager
+    async def hold_surplus(
+        self, owner: str, most: int, *, busy: Collection[UUID]
+    ) -> AsyncIterator[Held | None]:
+        """Hold the paused sandbox of `owner` that was used least, if they have more than `most` in all."""
+        async with self._hold(_HOLD_SURPLUS, {"owner": owner, "most": most, "busy": list(busy)}) as held:
             yield held
 
     @asynccontextmanager

@@ -14,12 +14,16 @@ TYPE_CHECKING = False  # importing `typing` would cost memory
 if TYPE_CHECKING:
     from typing import Any
 
+SMALLEST_BYTES = 4096
+
 _LONGEST_SECONDS = 1
 _BLOCK_BYTES = 512  # the unit of st_blocks
 
 
 def measure_unlinked(_: dict[str, Any], __: bytes = b"") -> tuple[dict[str, Any], bytes]:
     """Return as `{"bytes": n}` what deleted files of the working directory's file system still take.
+
+    Each counts SMALLEST_BYTES at least: it has an inode, of which there are not as many as one likes either.
 
     A process that has made itself unreadable is not seen.
     """
@@ -29,6 +33,8 @@ def measure_unlinked(_: dict[str, Any], __: bytes = b"") -> tuple[dict[str, Any]
     for pid in os.listdir("/proc"):
         if not pid.isdigit():
             continue
+        if time.monotonic() > deadline:
+            break
         with suppress(OSError):
             for descriptor in os.listdir(f"/proc/{pid}/fd"):
                 if time.monotonic() > deadline:
@@ -36,5 +42,5 @@ def measure_unlinked(_: dict[str, Any], __: bytes = b"") -> tuple[dict[str, Any]
                 with suppress(OSError):
                     status = os.stat(f"/proc/{pid}/fd/{descriptor}")
                     if not status.st_nlink and status.st_dev == device and stat.S_ISREG(status.st_mode):
-                        found[status.st_ino] = status.st_blocks * _BLOCK_BYTES
+                        found[status.st_ino] = max(status.st_blocks * _BLOCK_BYTES, SMALLEST_BYTES)
     return {"bytes": sum(found.values())}, b""

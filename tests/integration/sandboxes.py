@@ -43,7 +43,7 @@ class Unlimited:
     def is_fresh(self, session: SessionId) -> bool:
         return session not in self.paused
 
-    async def admit(self, session: SessionId, _: Act) -> bool:
+    async def admit(self, session: SessionId, _: Act, __: Act) -> bool:
         was_running = session not in self.paused
         self.paused.discard(session)
         return was_running

@@ -15,7 +15,7 @@ from sandbox.disk import disk_usage
 from sandbox.disk_limits import SLACK_BYTES, DiskLimits
 from sandbox.errors import DiskFullError
 from sandbox.settings import SandboxSettings
-from sandbox.toolbox.frames import BEGUN, REQUEST, RESULT, pack, pack_json, parse_json
+from sandbox.toolbox.frames import BEGUN, PING, PONG, REQUEST, RESULT, pack, pack_json, parse_json
 from sandbox.workspace import Workspaces
 from storage.ids import SessionId
 from tests.integration.fake_toolbox import Fake, channel_to
@@ -287,7 +287,7 @@ async def test_a_disk_that_is_nearly_full_is_left_to_the_database(
     while not (house.workspaces.path(mallory) / "began").exists():
         await asyncio.sleep(0.01)
     with monkeypatch.context() as patch:
-        patch.setattr(disk_limits, "free_bytes", lambda _: MIB)
+        patch.setattr(disk_limits, "is_nearly_full", lambda *_: True)
         result = await asyncio.wait_for(running, 30)
         assert result.exit_code == 137
         assert "disk is nearly full" in result.output
@@ -333,6 +333,39 @@ async def test_a_toolbox_that_does_not_obey_is_ended_with_its_sandbox(
         finally:
             await limits.close()
         assert channel.is_closed
+
+
+async def test_a_toolbox_that_says_nothing_does_not_slow_the_watch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attack: to have the server wait for an answer while the disk fills."""
+    monkeypatch.setattr(disk_limits, "CANCEL_SECONDS", 0.2)
+    session = SessionId("mallory", uuid4())
+    workspaces = Workspaces(tmp_path, tmp_path)
+    await asyncio.to_thread(workspaces.path(session).mkdir, parents=True)
+
+    async def play(fake: Fake) -> None:
+        while True:
+            kind, number, payload = await fake.hear()
+            if kind == PING:
+                await fake.say(pack(PONG, 0))
+            elif kind == REQUEST and parse_json(payload)["operation"] == "exec":
+                await fake.say(pack(BEGUN, number))
+                filling = asyncio.create_task(fill())
+                filling.add_done_callback(lambda _: None)
+
+    async def fill() -> None:
+        await asyncio.sleep(1.5)  # by then it has been asked
+        path = workspaces.path(session) / "file"
+        await asyncio.to_thread(path.write_bytes, bytes(2 * LIMIT_MIB * MIB))
+
+    async with channel_to(play) as channel:
+        limits = limits_of(workspaces, channel)
+        try:
+            result = await asyncio.wait_for(limits.run(session, channel, "true", 60), 8)
+            assert f"{LIMIT_MIB} MiB that it may" in result.output
+        finally:
+            await limits.close()
 
 
 def limits_of(workspaces: Workspaces, channel: Channel) -> DiskLimits:

@@ -478,3 +478,35 @@ async def test_a_lost_channel_ends_its_connections_and_frees_their_places() -> N
         await play_on(here, play)
         await until(lambda: here.ended == 3)
         assert not here.egress._open
+
+
+async def test_ones_own_slow_lookups_hold_up_nobody_elses() -> None:
+    """The attack: names whose servers never answer. Each keeps its thread, even if nobody waits any more."""
+    looking: list[str] = []
+    never = asyncio.Event()
+
+    async def look_up(name: str, _: int) -> Sequence[Address]:
+        looking.append(name)
+        if name.endswith("slow.test"):
+            await never.wait()
+        raise OSError
+
+    async with world() as here:
+        here.egress.rules = parse_rules("*.slow.test,named.test")
+        here.egress.lookup = look_up
+        mallory = here.way_out()
+
+        async def dial(way_out: WayOut, target: bytes) -> int:
+            with pytest.raises(RefusedError) as refusal:
+                async with way_out.connection(target):
+                    pass
+            return refusal.value.status
+
+        slow = [asyncio.create_task(dial(mallory, f"{n}.slow.test:443".encode())) for n in range(10)]
+        await asyncio.sleep(0.1)
+        assert len(looking) == 2
+        assert await dial(here.way_out("alice"), b"named.test:443") == 502
+        assert looking[-1] == "named.test"
+        assert await asyncio.gather(*slow) == [502] * 10
+        assert len(looking) == 3
+        never.set()

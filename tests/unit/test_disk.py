@@ -4,14 +4,15 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from sandbox import disk
-from sandbox.disk import IMMEASURABLE, disk_usage
-from sandbox.toolbox.unlinked import measure_unlinked
+from sandbox.disk import IMMEASURABLE, disk_usage, is_nearly_full
+from sandbox.toolbox.unlinked import SMALLEST_BYTES, measure_unlinked
 from sandbox.workspace import remove_tree
 
 MIB = 1 << 20
@@ -207,3 +208,24 @@ def test_deleted_files_that_are_still_open_are_told_by_the_toolbox(
         (tmp_path / "file").unlink()
         assert disk_usage(tmp_path) < MIB
         assert 7 * MIB <= measure_unlinked({})[0]["bytes"] - before <= 9 * MIB
+
+
+def test_each_of_them_takes_an_inode_at_least(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: empty files without a name, until the file system has no inode for anybody."""
+    monkeypatch.chdir(tmp_path)
+    before = measure_unlinked({})[0]["bytes"]
+    with ExitStack() as stack:
+        for number in range(100):
+            stack.enter_context((tmp_path / str(number)).open("wb"))
+            (tmp_path / str(number)).unlink()
+        assert measure_unlinked({})[0]["bytes"] - before == 100 * SMALLEST_BYTES
+
+
+def test_a_file_system_without_inodes_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not is_nearly_full(tmp_path, 0)
+    assert is_nearly_full(tmp_path, 1 << 60)
+    plenty = {"f_bavail": 1 << 40, "f_frsize": 4096}
+    for files, left, is_full in ((1000, 10, True), (1000, 900, False), (0, 0, False)):
+        status = SimpleNamespace(**plenty, f_files=files, f_favail=left)
+        monkeypatch.setattr(os, "statvfs", lambda _, status=status: status)
+        assert is_nearly_full(tmp_path, 1 << 30) == is_full
