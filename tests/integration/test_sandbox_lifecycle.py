@@ -254,7 +254,10 @@ async def test_a_thread_can_be_deleted_while_its_sandbox_is_paused(house: Proces
     assert not house.workspaces.path(session).exists()
 
 
-async def test_only_so_many_connections_to_idle_sandboxes_are_kept(house: Process) -> None:
+async def test_only_so_many_connections_to_idle_sandboxes_are_kept(
+    house: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channels, "_TRUSTED_SECONDS", 0)  # so that each use is noted
     forgotten, at_work, used = (house.thread(name) for name in ("alice", "bob", "carol"))
     await house.run(forgotten, "setsid sleep 500 > /dev/null 2>&1 &")
     async with busy(house, at_work):
