@@ -47,6 +47,9 @@ MAX_ITEMS = 100
 MAX_NAMESPACES = 1000
 """Namespaces in one answer, as for the platform's other lists."""
 
+MAX_CONDITIONS = 10
+"""Comparisons in one filter of the store. Each unpacks the whole value of every item that it is made with."""
+
 MAX_OFFSET = 2**31 - 1
 MAX_NAMESPACE_DEPTH = 100
 
@@ -125,9 +128,12 @@ def _check_labels(labels: Collection[Any], what: str) -> None:
 
 def _check_filter(filters: object) -> None:
     check_noted(filters, "The filter")
-    for condition in filters.values() if isinstance(filters, dict) else ():
+    conditions = list(filters.values()) if isinstance(filters, dict) else []
+    for condition in conditions:
         if isinstance(condition, dict) and not condition.keys() <= _FILTER_OPERATORS:
             raise _refused(f"A filter compares with {', '.join(sorted(_FILTER_OPERATORS))}.")
+    if sum(len(one) if isinstance(one, dict) else 1 for one in conditions) > MAX_CONDITIONS:
+        raise _refused(f"A filter has at most {MAX_CONDITIONS} conditions.")
 
 
 def _check_number(event: Mapping[str, Any], name: str, least: int, most: int) -> None:

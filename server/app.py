@@ -1,10 +1,12 @@
 """The custom app that langgraph.json names: Warren's routes, its guard, and what runs beside the platform."""
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
 
 from server import __version__, accounts, audit, chat, keys, sessions
 from server.guard import Guard
 from server.lifespan import lifespan
+from storage.errors import StoreTooSlowError
 
 app = FastAPI(
     title="Warren",
@@ -22,6 +24,12 @@ app.include_router(keys.router)
 app.include_router(sessions.router)
 app.include_router(chat.router)
 app.include_router(audit.router)
+
+
+@app.exception_handler(StoreTooSlowError)
+async def too_slow(_: Request, error: StoreTooSlowError) -> JSONResponse:
+    """Answer for the platform's own routes of the store as well."""
+    return JSONResponse({"detail": str(error)}, status_code=503)
 
 
 @app.get("/", tags=["meta"])

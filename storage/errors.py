@@ -32,3 +32,7 @@ class InvalidThreadIdError(StorageError):
 
 class OrphanedThreadError(StorageError):
     """The thread has checkpoints but no owner."""
+
+
+class StoreTooSlowError(StorageError):
+    """The store took too long: there is too much to look at. Name a longer namespace or delete items."""
