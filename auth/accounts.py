@@ -9,7 +9,7 @@ from auth import standing, throttle
 from auth.errors import BadCredentialsError, InvalidTokenError, UnknownUserError, UsernameTakenError
 from auth.passwords import hash_password, verify_password
 from auth.tokens import issue_token
-from storage.database import get_pool
+from storage.database import get_pool, get_urgent_pool
 
 RESERVED_USERNAMES = frozenset({"system", "anonymous", "langgraph-studio-user", "admin", "root", "warren"})
 """Names that the platform or Warren gives a meaning of their own."""
@@ -183,7 +183,7 @@ async def lately_disabled_users() -> frozenset[str]:
 
     Who has been for longer has nothing under way any more.
     """
-    pool = await get_pool()
+    pool = await get_urgent_pool()
     async with pool.connection() as conn:
         cursor = await conn.execute(
             "SELECT username FROM users WHERE disabled_at > now() - interval '10 minutes'"

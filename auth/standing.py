@@ -8,7 +8,7 @@ from uuid import UUID
 from cachetools import TTLCache
 from psycopg.rows import class_row
 
-from storage.database import get_pool
+from storage.database import get_urgent_pool
 
 _CACHE_SECONDS = 1.0
 _CACHE_SIZE = 10_000
@@ -66,7 +66,7 @@ def forget(username: str) -> None:
 
 async def _look_up(name: str | bytes, query: str) -> Standing | None:
     changes = _changes
-    pool = await get_pool()
+    pool = await get_urgent_pool()
     async with pool.connection() as conn, conn.cursor(row_factory=class_row(Standing)) as cursor:
         await cursor.execute(query.encode(), (name,))
         standing = await cursor.fetchone()

@@ -1,8 +1,9 @@
-"""Connections to Postgres: one pool per event loop, on DATABASE_URL or on the embedded server."""
+"""Connections to Postgres: two pools per event loop, on DATABASE_URL or on the embedded server."""
 
 import asyncio
 import select
 import threading
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,6 +20,9 @@ from storage.settings import get_settings
 
 Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
 
+URGENT_CONNECTIONS = 3
+"""Kept by each process for `get_urgent_pool`. What they are used for takes a millisecond."""
+
 _CONNECT_TIMEOUT_SECONDS = 5
 # What LangGraph's savers and stores expect of a connection.
 # Keepalives find out within a minute that a server at the other end of a network has vanished.
@@ -31,7 +35,14 @@ _CONNECTION_OPTIONS: dict[str, Any] = {
     "keepalives_count": 3,
 }
 
-_pools: WeakKeyDictionary[asyncio.AbstractEventLoop, Pool] = WeakKeyDictionary()
+
+@dataclass(frozen=True, slots=True)
+class _Pools:
+    general: Pool
+    urgent: Pool
+
+
+_pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pools] = WeakKeyDictionary()
 _opening: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 _embedded: EmbeddedPostgres | None = None
 _embedded_lock = threading.Lock()
@@ -44,19 +55,26 @@ async def get_pool() -> Pool:
         DatabaseUnreachableError: if the server of DATABASE_URL does not answer or refuses us.
         EmbeddedPostgresError: if the embedded server cannot be started.
     """
-    loop = asyncio.get_running_loop()
-    if pool := _pools.get(loop):
-        return pool
-    async with _opening.setdefault(loop, asyncio.Lock()):
-        if loop not in _pools:
-            _pools[loop] = await _open_pool()
-        return _pools[loop]
+    return (await _get_pools()).general
+
+
+async def get_urgent_pool() -> Pool:
+    """Return the pool for questions that must not wait behind anybody's work.
+
+    Who asks, what is theirs, whose access has ended: every request waits for these, and a revocation counts
+    only once it has been read. Nothing may be asked here that takes longer the more a user has.
+
+    Raises:
+        DatabaseUnreachableError, EmbeddedPostgresError: as `get_pool`.
+    """
+    return (await _get_pools()).urgent
 
 
 async def close_pool() -> None:
-    """Close this event loop's pool, if it has one."""
-    if pool := _pools.pop(asyncio.get_running_loop(), None):
-        await pool.close()
+    """Close this event loop's pools, if it has any."""
+    if pools := _pools.pop(asyncio.get_running_loop(), None):
+        await pools.general.close()
+        await pools.urgent.close()
 
 
 def connection_string() -> str:
@@ -86,7 +104,17 @@ def release_embedded() -> None:
             _embedded = None
 
 
-async def _open_pool() -> Pool:
+async def _get_pools() -> _Pools:
+    loop = asyncio.get_running_loop()
+    if pools := _pools.get(loop):
+        return pools
+    async with _opening.setdefault(loop, asyncio.Lock()):
+        if loop not in _pools:
+            _pools[loop] = await _open_pools()
+        return _pools[loop]
+
+
+async def _open_pools() -> _Pools:
     conninfo = await asyncio.to_thread(connection_string)
     try:
         conn = await AsyncConnection.connect(
@@ -96,10 +124,17 @@ async def _open_pool() -> Pool:
         raise _unreachable(conninfo, error) from None  # the cause could quote the password
     async with conn:
         await migrate(conn)
+    return _Pools(
+        general=await _open_pool(conninfo, 2, get_settings().database_pool_size),
+        urgent=await _open_pool(conninfo, 1, URGENT_CONNECTIONS),
+    )
+
+
+async def _open_pool(conninfo: str, least: int, most: int) -> Pool:
     pool: Pool = AsyncConnectionPool(
         conninfo,
-        min_size=2,
-        max_size=get_settings().database_pool_size,
+        min_size=least,
+        max_size=most,
         kwargs=_CONNECTION_OPTIONS,
         check=_check,
         open=False,

@@ -29,7 +29,7 @@ class StorageSettings(BaseSettings):
     """A Postgres server, `postgresql://…`. Unset: an embedded one starts under the data directory."""
 
     database_pool_size: int = Field(default=10, ge=2, le=200)
-    """Connections that one process may hold."""
+    """Connections that one process may hold, besides three that are kept for who asks and what is theirs."""
 
     audit_retention_days: int = Field(default=365, ge=1, le=36_500)
     """Days after which an entry of the audit log is deleted."""

@@ -14,7 +14,7 @@ from cachetools import TTLCache
 from psycopg.rows import class_row, scalar_row
 from psycopg.types.json import Jsonb
 
-from storage.database import get_pool
+from storage.database import get_pool, get_urgent_pool
 from storage.errors import OrphanedThreadError
 
 _CACHE_SECONDS = 1.0
@@ -118,7 +118,7 @@ async def claim(thread_id: UUID, owner: str, metadata: Mapping[str, Any] | None 
         "owner": owner,
         "metadata": Jsonb(dict(metadata or {})),
     }
-    pool = await get_pool()
+    pool = await get_urgent_pool()
     # A second look: when another process has just inserted the same id, this statement's snapshot
     # neither inserts nor sees that row.
     for _ in range(2):
@@ -132,7 +132,7 @@ async def claim(thread_id: UUID, owner: str, metadata: Mapping[str, Any] | None 
 
 async def find(thread_id: UUID) -> ThreadRecord | None:
     """Ask Postgres whose a thread is. None: never registered."""
-    pool = await get_pool()
+    pool = await get_urgent_pool()
     async with pool.connection() as conn, conn.cursor(row_factory=class_row(ThreadRecord)) as cursor:
         await cursor.execute(_FIND, (thread_id,))
         return await cursor.fetchone()

@@ -1,17 +1,20 @@
-"""What one user does to the store, others do not wait for."""
+"""What one user does to the store holds nobody else, nor does filling all connections to Postgres."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 
+from auth import accounts
 from server.child import ChildServer
 from storage.database import get_pool
 from storage.errors import StoreTooSlowError
-from storage.store import WarrenStore
+from storage.store import TIMEOUT_SECONDS, WarrenStore
 from tests.conftest import User, new_user
+from tests.integration.test_tokens_revoked import CLOSED_SECONDS, body, stream
 
 SEARCHES = 12
 """More than a server has connections."""
@@ -77,3 +80,27 @@ async def test_a_search_that_takes_too_long_is_ended_and_leaves_a_usable_store(
     # The limit is the statement's own, not left behind on the connection.
     async with (await get_pool()).connection() as conn:
         assert await (await conn.execute("SHOW statement_timeout")).fetchone() == {"statement_timeout": "0"}
+
+
+async def test_who_asks_and_whose_access_has_ended_is_seen_while_all_connections_are_taken(
+    http: httpx.AsyncClient, server: ChildServer, alice: User, mallory: User
+) -> None:
+    """Otherwise a stream that was revoked would live on for as long as somebody keeps Postgres busy."""
+    thread_id = await alice.thread()
+    carol = await new_user(server)
+    async with stream(http, carol, "runs/stream") as answer, (await get_pool()).connection() as conn:
+        async with conn.transaction():
+            await conn.execute("LOCK TABLE store")
+            began = time.monotonic()
+            path = f"/store/items?namespace={mallory.name}&key=k"
+            gets = [asyncio.create_task(http.get(path, headers=mallory.headers)) for _ in range(SEARCHES)]
+            await accounts.log_out_everywhere(carol.name)
+            await asyncio.sleep(1.1)  # for as long as a look-up is remembered
+            await alice.client.threads.get(thread_id)
+            assert time.monotonic() < began + 2
+            await asyncio.wait_for(body(answer), CLOSED_SECONDS)
+            assert time.monotonic() < began + TIMEOUT_SECONDS
+            assert not [one for one in gets if one.done()]
+            refused = await asyncio.wait_for(gets[0], TIMEOUT_SECONDS)
+        assert (refused.status_code, "too long" in refused.json()["detail"]) == (503, True)
+        await asyncio.gather(*gets)
