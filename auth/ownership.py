@@ -6,8 +6,9 @@ from uuid import UUID
 
 from langgraph_sdk import Auth
 
+from auth.settings import get_settings
 from storage import threads
-from storage.errors import InvalidThreadIdError, OrphanedThreadError
+from storage.errors import InvalidThreadIdError, OrphanedThreadError, TooManyThreadsError
 from storage.ids import parse_thread_id
 from storage.threads import ThreadRecord
 
@@ -50,12 +51,15 @@ async def claim(thread_id: UUID, username: str, metadata: Mapping[str, Any]) -> 
     """Make the thread `username`'s, or pass if it is already.
 
     Raises:
-        HTTPException: 403 for another's thread or one whose owner is unknown, 404 for a deleted one.
+        HTTPException: 403 for another's thread or one whose owner is unknown, 404 for a deleted one, 409 if
+            it is a new one and they have as many as one may.
     """
     try:
-        record = await threads.claim(thread_id, username, metadata)
+        record = await threads.claim(thread_id, username, metadata, get_settings().max_threads_per_user)
     except OrphanedThreadError:
         raise _denied(thread_id) from None
+    except TooManyThreadsError as error:
+        raise HTTPException(status_code=409, detail=str(error)) from None
     _check(record, username)
 
 

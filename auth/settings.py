@@ -1,4 +1,4 @@
-"""Settings of accounts and tokens, read from the environment."""
+"""Settings of accounts, tokens and what is a user's, read from the environment."""
 
 import ipaddress
 from functools import lru_cache
@@ -11,7 +11,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class AuthSettings(BaseSettings):
-    """Who may come in, and for how long."""
+    """Who may come in, for how long, and how much may be theirs."""
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore")
 
@@ -36,6 +36,10 @@ class AuthSettings(BaseSettings):
 
     login_failures_per_address: int = Field(default=20, ge=1)
     """The same for all tries from one address, whatever the names; an IPv6 address counts as its /64."""
+
+    max_threads_per_user: int = Field(default=1000, ge=1)
+    """Threads that one user may have; deleted ones do not count. The platform's in-memory runtime looks for a
+    thread among those of all users, so that each one makes everybody's requests a little slower."""
 
     trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = ()
     """Addresses or networks of the proxies before this server, separated by commas. From them alone, a

@@ -115,7 +115,7 @@ async def platform(request: Request) -> AsyncIterator[LangGraphClient]:
             raise HTTPException(error.response.status_code, _detail(error)) from None
 
 
-@router.post("/sessions")
+@router.post("/sessions", responses=refusals(409))
 async def create_session(request: Request, user: CurrentUser) -> SessionCreated:
     """Start a conversation."""
     async with platform(request) as client:

@@ -36,3 +36,7 @@ class OrphanedThreadError(StorageError):
 
 class StoreTooSlowError(StorageError):
     """The store took too long: there is too much to look at. Name a longer namespace or delete items."""
+
+
+class TooManyThreadsError(StorageError):
+    """The user has as many threads as one may; some must be deleted first."""

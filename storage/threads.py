@@ -15,7 +15,7 @@ from psycopg.rows import class_row, scalar_row
 from psycopg.types.json import Jsonb
 
 from storage.database import get_pool, get_urgent_pool
-from storage.errors import OrphanedThreadError
+from storage.errors import OrphanedThreadError, TooManyThreadsError
 
 _CACHE_SECONDS = 1.0
 _CACHE_SIZE = 10_000
@@ -52,11 +52,13 @@ DeletionHook = Callable[[UUID, str], Awaitable[None]]
 _recent: TTLCache[UUID, ThreadRecord] = TTLCache(_CACHE_SIZE, _CACHE_SECONDS)
 _deletion_hooks: list[DeletionHook] = []
 
+# What is counted has been committed: claims made at once may all go through where one had room.
 _CLAIM = """
 WITH claimed AS (
     INSERT INTO thread_owners (thread_id, owner, metadata)
     SELECT %(thread_id)s, %(owner)s, %(metadata)s
     WHERE NOT EXISTS (SELECT 1 FROM checkpoints WHERE checkpoints.thread_id = %(thread_text)s)
+    AND (SELECT count(*) FROM thread_owners WHERE owner = %(owner)s AND deleted_at IS NULL) < %(most)s
     ON CONFLICT (thread_id) DO NOTHING
     RETURNING thread_id, owner, deleted_at
 )
@@ -64,6 +66,8 @@ SELECT thread_id, owner, deleted_at FROM claimed
 UNION ALL
 SELECT thread_id, owner, deleted_at FROM thread_owners WHERE thread_id = %(thread_id)s
 """
+
+_COUNT_LIVE = "SELECT count(*) FROM thread_owners WHERE owner = %s AND deleted_at IS NULL"
 
 _FIND = "SELECT thread_id, owner, deleted_at FROM thread_owners WHERE thread_id = %s"
 
@@ -103,12 +107,19 @@ RETURNING thread_id, owner, deleted_at
 """
 
 
-async def claim(thread_id: UUID, owner: str, metadata: Mapping[str, Any] | None = None) -> ThreadRecord:
+async def claim(thread_id: UUID, owner: str, metadata: Mapping[str, Any], most: int) -> ThreadRecord:
     """Register a thread for `owner` unless its id is taken, and return the row that holds the id now.
 
     The caller compares the record's owner with its own: another's, or a tombstone, means refused.
 
+    Args:
+        thread_id: the id.
+        owner: who is to have it.
+        metadata: what they note on it.
+        most: live threads that they may have with this one.
+
     Raises:
+        TooManyThreadsError: the id is free, and the owner has `most` already.
         OrphanedThreadError: the id has no owner but has checkpoints, as after restoring half a backup.
             Whoever names it first must not be given what somebody else said.
     """
@@ -116,7 +127,8 @@ async def claim(thread_id: UUID, owner: str, metadata: Mapping[str, Any] | None 
         "thread_id": thread_id,
         "thread_text": str(thread_id),
         "owner": owner,
-        "metadata": Jsonb(dict(metadata or {})),
+        "metadata": Jsonb(dict(metadata)),
+        "most": most,
     }
     pool = await get_urgent_pool()
     # A second look: when another process has just inserted the same id, this statement's snapshot
@@ -127,7 +139,16 @@ async def claim(thread_id: UUID, owner: str, metadata: Mapping[str, Any] | None 
             if record := await cursor.fetchone():
                 _recent.pop(thread_id, None)
                 return record
+    if (live := await _count_live(owner)) >= most:
+        raise TooManyThreadsError(f"You have {live} threads, as many as one may; delete some first.")
     raise OrphanedThreadError(f"Thread {thread_id} has checkpoints but no owner; it cannot be claimed.")
+
+
+async def _count_live(owner: str) -> int:
+    pool = await get_urgent_pool()
+    async with pool.connection() as conn, conn.cursor(row_factory=scalar_row) as cursor:
+        await cursor.execute(_COUNT_LIVE, (owner,))
+        return int(await cursor.fetchone() or 0)
 
 
 async def find(thread_id: UUID) -> ThreadRecord | None:

@@ -11,10 +11,12 @@ import pytest
 from langgraph.store.base import Item
 
 from auth import bounds
+from auth.settings import AuthSettings
 from server.child import ChildServer
 from server.demo import status_of
 from storage import threads
 from storage.assistants import AssistantJson, replace_assistants
+from storage.database import get_pool
 from storage.store import store
 from tests.conftest import User, new_user
 from tests.integration.test_sessions import chat, new_session, resume
@@ -214,6 +216,42 @@ async def test_an_assistants_metadata_does_not_grow_by_many_small_changes(
     assert await status(http, carol, "PATCH", own, {"metadata": {"a": "", "b": NOTE}}) == 200
     kept: Any = await carol.client.assistants.get(created["assistant_id"])
     assert kept["metadata"] == {"a": "", "b": NOTE, "owner": carol.name}
+
+
+@pytest.mark.usefixtures("database")
+async def test_a_user_has_a_thousand_threads_at_most(http: httpx.AsyncClient, carol: User) -> None:
+    """The runtime looks for each thread among those of all users."""
+    most = AuthSettings.model_fields["max_threads_per_user"].default
+    thread_id = await carol.thread()
+    async with (await get_pool()).connection() as conn:
+        await conn.execute(
+            "INSERT INTO thread_owners (thread_id, owner)"
+            " SELECT gen_random_uuid(), %s FROM generate_series(2, %s)",
+            (carol.name, most),
+        )
+    run = {"assistant_id": "agent", "input": {"messages": []}, "if_not_exists": "create"}
+    for path, body in (
+        ("/threads", {}),
+        ("/threads", {"thread_id": str(uuid4()), "if_exists": "do_nothing"}),
+        (f"/threads/{thread_id}/copy", {}),
+        (f"/threads/{uuid4()}/runs", run),
+        (f"/threads/{uuid4()}/runs/wait", run),
+        ("/api/sessions", {}),
+    ):
+        assert await status(http, carol, "POST", path, body) == 409, path
+    refused = await http.post("/threads", json={}, headers=carol.headers)
+    assert f"You have {most} threads" in refused.json()["detail"]
+    found: Any = await carol.client.threads.search()
+    assert [thread["thread_id"] for thread in found] == [thread_id]
+    # What there is can be used and deleted, and then there is room.
+    again = {"thread_id": thread_id, "if_exists": "do_nothing"}
+    assert await status(http, carol, "POST", "/threads", again) == 200
+    assert await status(http, carol, "POST", f"/threads/{thread_id}/runs/wait", run) == 200
+    assert await status(http, carol, "DELETE", f"/threads/{thread_id}", {}) in (200, 204)
+    assert await status(http, carol, "POST", "/threads", {}) == 200
+    assert await status(http, carol, "POST", "/threads", {}) == 409
+    async with (await get_pool()).connection() as conn:
+        await conn.execute("UPDATE thread_owners SET deleted_at = now() WHERE owner = %s", (carol.name,))
 
 
 @pytest.mark.parametrize("change", [{"name": "x" * 2000}, {"config": {"tags": [NOTE, NOTE]}}])
