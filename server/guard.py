@@ -34,6 +34,7 @@ from server.requests import (
 )
 from server.revocation import end_when_revoked
 from server.settings import ServerSettings, get_settings
+from server.store_search import objection_to_search
 from storage import threads
 from storage.errors import InvalidThreadIdError
 
@@ -118,6 +119,8 @@ class Guard:
         body = await _read_body(receive, path, username) if is_heard else b""
         if (problem := objection(body)) and not path.startswith(_AUTH_PREFIX):
             raise RefusedError(422, problem)
+        if (scope["method"], route.template) == routes.SEARCHES_STORE and is_heard:
+            _require_prefix(body)
         if route.template in routes.REFUSED_IN_STREAM and username is not None:
             await _require_owner(username, routes.thread_of(route, path))
         await _complete_rows(scope, path)
@@ -197,6 +200,11 @@ def _may_read_metrics(scope: Scope, settings: ServerSettings) -> bool:
         expected = f"Bearer {settings.metrics_token.get_secret_value()}".encode()
         return hmac.compare_digest(header_of(scope, b"authorization").encode("latin-1"), expected)
     return is_direct_from_loopback(scope)
+
+
+def _require_prefix(body: bytes) -> None:
+    if problem := objection_to_search(body):
+        raise RefusedError(422, problem)
 
 
 async def _require_owner(username: str, thread_id: UUID) -> None:

@@ -138,6 +138,10 @@ EDITS_STATE: Final = ("POST", "/threads/{uuid}/state")
 """Where a user writes into the state of their own thread."""
 
 
+SEARCHES_STORE: Final = ("POST", "/store/items/search")
+"""Where the platform takes a field for granted that its own schema does not ask for."""
+
+
 class Route(NamedTuple):
     """A request's route: its template in `ALLOWED`, and where in the path there are UUIDs."""
 

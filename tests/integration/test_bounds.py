@@ -86,6 +86,15 @@ async def test_a_store_request_that_postgres_would_refuse_is_the_callers_mistake
     assert await status(http, alice, method, path, {**own, **body}) == 422
 
 
+async def test_a_store_search_must_say_where(http: httpx.AsyncClient, alice: User) -> None:
+    for prefix in ({}, {"namespace_prefix": None}, {"namespace_prefix": 1}):
+        assert await status(http, alice, "POST", "/store/items/search", prefix) == 422
+    for body in ("", "null", "[]", "[" * 100_000, "{"):
+        answer = await http.post("/store/items/search", content=body, headers=alice.headers)
+        assert answer.status_code in (400, 422), body[:9]
+    assert (await http.post("/store/items/search", json={})).status_code == 401
+
+
 async def test_a_nul_in_a_query_is_the_callers_mistake(http: httpx.AsyncClient, alice: User) -> None:
     for query in ("namespace=alice&key=%00", "namespace=alice.%00&key=k"):
         assert (await http.get(f"/store/items?{query}", headers=alice.headers)).status_code == 422
