@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
+import psycopg
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from auth.credentials import authenticate_headers
@@ -36,7 +37,7 @@ from server.revocation import end_when_revoked
 from server.settings import ServerSettings, get_settings
 from server.store_search import objection_to_search
 from storage import threads
-from storage.errors import InvalidThreadIdError
+from storage.errors import InvalidThreadIdError, StorageError
 
 PLATFORM_KEY = "warren.platform"
 
@@ -171,6 +172,8 @@ async def _username(scope: Scope) -> str | None:
         return await authenticate_headers(dict(scope["headers"]))
     except InvalidTokenError:
         return None
+    except (psycopg.OperationalError, StorageError):
+        raise RefusedError(503, "The database cannot be reached; try again in a moment.") from None
 
 
 async def _read_body(receive: Receive, path: str, username: str | None) -> bytes:

@@ -22,7 +22,7 @@ from server.restore import ThreadRows
 from server.selfcheck import check_that_doors_are_shut
 from server.settings import get_settings
 from storage import audit, threads
-from storage.database import get_pool
+from storage.database import get_pool, keep_embedded_running
 from storage.errors import StorageError
 from storage.ids import SessionId
 from storage.saver import purge_deleted
@@ -61,6 +61,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         _in_background(purge_deleted()),
         _in_background(audit.purge_daily()),
         _in_background(get_lifecycle().run()),
+        _in_background(keep_embedded_running()),
         _in_background(stop_disabled_users_runs(app.state.platform)),
     ]
     try:

@@ -1,6 +1,7 @@
 """Connections to Postgres: two pools per event loop, on DATABASE_URL or on the embedded server."""
 
 import asyncio
+import logging
 import select
 import threading
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from storage.embedded import EmbeddedPostgres
-from storage.errors import DatabaseUnreachableError
+from storage.errors import DatabaseUnreachableError, StorageError
 from storage.schema import migrate
 from storage.settings import get_settings
 
@@ -23,6 +24,10 @@ Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
 URGENT_CONNECTIONS = 3
 """Kept by each process for `get_urgent_pool`. What they are used for takes a millisecond."""
 
+_log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 2.0
+_WAIT_SECONDS = 10.0
 _CONNECT_TIMEOUT_SECONDS = 5
 # What LangGraph's savers and stores expect of a connection.
 # Keepalives find out within a minute that a server at the other end of a network has vanished.
@@ -104,6 +109,26 @@ def release_embedded() -> None:
             _embedded = None
 
 
+async def keep_embedded_running() -> None:
+    """Start the embedded server again when it ends while it is used, until cancelled.
+
+    The kernel may kill it when memory runs out. With DATABASE_URL this returns at once.
+    """
+    while get_settings().database_url is None:
+        await asyncio.sleep(_LOOK_SECONDS)
+        try:
+            await asyncio.to_thread(_revive_embedded)
+        except StorageError as error:
+            _log.error("The embedded Postgres has ended and does not start: %s", error)
+
+
+def _revive_embedded() -> None:
+    with _embedded_lock:
+        if _embedded is not None and not _embedded.is_there():
+            _log.warning("The embedded Postgres has ended; it is started again")
+            _embedded.acquire()
+
+
 async def _get_pools() -> _Pools:
     loop = asyncio.get_running_loop()
     if pools := _pools.get(loop):
@@ -136,6 +161,7 @@ async def _open_pool(conninfo: str, least: int, most: int) -> Pool:
         min_size=least,
         max_size=most,
         kwargs=_CONNECTION_OPTIONS,
+        timeout=_WAIT_SECONDS,
         check=_check,
         open=False,
     )

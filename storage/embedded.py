@@ -115,6 +115,10 @@ class EmbeddedPostgres:
             with self._mutex, self._start_lock():
                 self._stop()
 
+    def is_there(self) -> bool:
+        """Tell whether there is a server, be it one that is starting."""
+        return self._ping() != Ping.NO_RESPONSE
+
     def running_pid(self) -> int | None:
         """Return the postmaster's process id; None when there is none that this process can see."""
         postmaster = processes.find_postmaster(self._cluster)

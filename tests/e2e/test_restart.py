@@ -1,5 +1,8 @@
 """What Postgres keeps outlives the process, however it ends."""
 
+import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -7,6 +10,7 @@ import pytest
 
 from server.child import ChildServer, remove_containers, temporary_data_dir
 from server.demo import decide, last_answer, say_to, status_of
+from storage.embedded import EmbeddedPostgres
 from tests.conftest import User, new_user
 
 
@@ -112,3 +116,21 @@ async def test_two_servers_share_one_data_directory_and_one_truth(own_server: Ch
         )
     # The first still has its database after the second has gone.
     assert (await alice.client.threads.get(thread_id))["thread_id"] == thread_id
+
+
+async def test_a_postgres_that_was_killed_is_started_again(own_server: ChildServer) -> None:
+    """As the kernel does it when memory runs out."""
+    alice = await new_user(own_server, "alice")
+    thread_id = await alice.thread()
+    await say_to(alice.client, thread_id, "said before")
+    postgres = EmbeddedPostgres(own_server.data_dir)
+    killed = postgres.running_pid()
+    assert killed is not None
+    os.kill(killed, signal.SIGKILL)
+
+    async with asyncio.timeout(60):
+        while await status_of(alice.client.threads.get_state(thread_id)) is not None:
+            await asyncio.sleep(0.5)
+    assert postgres.running_pid() not in {None, killed}
+    await say_to(alice.client, thread_id, "recall")
+    assert "said before" in await last_answer(alice.client, thread_id)
