@@ -13,6 +13,9 @@ from agent.build import build_graph
 from agent.rehearsal import RehearsalModel
 from server import schemas
 
+# The platform's own use of what is deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
 READ_BY_US = "04013a10895b3a63"
 UPSTREAM_CHANGED = """
 What server/schemas.py replaces has changed upstream. Read `_graph_schemas` and who calls it in
