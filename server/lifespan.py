@@ -15,7 +15,7 @@ from auth.secret import signing_key
 from sandbox.containers import get_containers
 from sandbox.errors import SandboxError
 from sandbox.lifecycle import get_lifecycle
-from server import corrections, queue, replays, schemas, studio
+from server import corrections, queue, replays, schemas, studio, subscribers
 from server.assistants import load_assistants
 from server.disabled_users import stop_disabled_users_runs
 from server.restore import ThreadRows
@@ -49,6 +49,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     threads.on_deletion(_remove_sandbox)
     threads.on_deletion(_forget_streams)
     replays.install()
+    subscribers.install()
     rows = app.state.thread_rows = ThreadRows()
     await rows.rebuild()
     await load_assistants()

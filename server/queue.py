@@ -246,11 +246,11 @@ class _FairQueue:
 
 
 def forget_runs(ops: Any, conn: Any, runs: Iterable[Mapping[str, Any]]) -> None:
-    """Drop what the runtime keeps of runs beside their rows: messages of resumable streams, attempts."""
+    """Drop what the runtime keeps of runs beside their rows: messages, subscribers' queues, attempts."""
     streams = ops.get_stream_manager()
     for run in runs:
         thread_id, run_id = run["thread_id"], run["run_id"]
-        for kept in (streams.message_stores, streams.control_keys):
+        for kept in (streams.message_stores, streams.control_keys, streams.queues):
             of_thread = kept.get(thread_id, {})
             of_thread.pop(run_id, None)
             if not of_thread:

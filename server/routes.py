@@ -118,9 +118,11 @@ REFUSED_IN_STREAM: Final = frozenset(
         "/threads/{uuid}/commands",
         "/threads/{uuid}/runs/{uuid}/join",
         "/threads/{uuid}/runs/{uuid}/stream",
+        "/threads/{uuid}/runs/{uuid}/cancel",
     }
 )
-"""Where the platform answers 200 first and refuses inside the answer: here the guard asks whose it is."""
+"""Where the platform answers 200 first and refuses inside the answer, or does something for whoever asks
+before it refuses (`cancel?wait=true` subscribes to the run): here the guard asks whose it is."""
 
 
 CHANGES_ASSISTANTS: Final = frozenset(

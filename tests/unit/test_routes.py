@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.routes import ALLOWED, PUBLIC, match
+from server.routes import ALLOWED, PUBLIC, REFUSED_IN_STREAM, match
 
 
 @pytest.mark.parametrize(("method", "path"), [one for one in ALLOWED if "{" not in one[1]])
@@ -21,3 +21,10 @@ def test_a_path_cannot_forge_a_line_of_the_log(name: str) -> None:
 
 def test_what_is_public_is_served() -> None:
     assert {path for _, path in ALLOWED} >= PUBLIC
+
+
+def test_nobody_subscribes_to_anothers_run() -> None:
+    """The platform subscribes whoever asks, and then refuses them: 2400 such made it ten times slower."""
+    subscribing = {path for _, path in ALLOWED if path.startswith("/threads/{uuid}/runs/{uuid}/")}
+    assert len(subscribing) == 3
+    assert subscribing <= REFUSED_IN_STREAM
