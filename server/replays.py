@@ -81,14 +81,15 @@ class _Events(list[Event]):
 
     def append(self, event: Event) -> None:
         super().append(event)
-        growth = _size_of(event)
+        growth = size_of(event)
         while self.size + growth > self._replays.run_bytes and self:
-            growth -= _size_of(self.pop(0))
+            growth -= size_of(self.pop(0))
         self.size += growth
         self._replays.note(*self._of, growth)
 
 
-def _size_of(event: Event) -> int:
+def size_of(event: Event) -> int:
+    """Return how many bytes of memory an event takes, about."""
     return len(event.data) + _OVERHEAD
 
 

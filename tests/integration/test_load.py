@@ -1,6 +1,7 @@
 """One caller, with an account or without, does not take the server from the others."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ from server.child import ChildServer
 from server.demo import say_to
 from server.http_protocol import MAX_HEAD_BYTES
 from server.load import MAX_REQUESTS
+from server.subscribers import WAITING_BYTES
 from tests.conftest import User, new_user
 
 PATIENCE = 20.0
@@ -120,13 +122,7 @@ async def test_one_user_has_so_many_requests_under_way_and_no_more(
 
 async def test_the_history_of_a_large_thread_comes_in_parts(http: httpx.AsyncClient, alice: User) -> None:
     """Asked for a thousand states of megabytes each, the server would have to hold them all at once."""
-    thread_id = await alice.thread()
-    await say_to(alice.client, thread_id, "recall")
-    for _ in range(12):
-        content = {"role": "user", "content": "a" * 900_000}
-        state = {"values": {"messages": [content]}, "as_node": "model"}
-        answer = await http.post(f"/threads/{thread_id}/state", json=state, headers=alice.headers)
-        assert answer.status_code == 200, answer.text
+    thread_id = await large_thread(http, alice, 12)
     url = f"/threads/{thread_id}/history"
     answer = await http.get(url, params={"limit": 1000}, headers=alice.headers)
     assert answer.status_code == 200
@@ -135,6 +131,43 @@ async def test_the_history_of_a_large_thread_comes_in_parts(http: httpx.AsyncCli
     before = answer.json()[-1]["checkpoint"]
     following = await http.post(url, json={"limit": 1000, "before": before}, headers=alice.headers)
     assert following.json()[0]["checkpoint"]["checkpoint_id"] < before["checkpoint_id"]
+
+
+async def large_thread(http: httpx.AsyncClient, user: User, messages: int) -> str:
+    """Make a thread with so many messages of 0.9 MB."""
+    thread_id = await user.thread()
+    await say_to(user.client, thread_id, "recall")
+    for _ in range(messages):
+        state = {"values": {"messages": [{"role": "user", "content": "a" * 900_000}]}, "as_node": "model"}
+        (await http.post(f"/threads/{thread_id}/state", json=state, headers=user.headers)).raise_for_status()
+    return thread_id
+
+
+async def test_a_stream_that_nobody_reads_is_ended_and_its_run_is_not(
+    server: ChildServer, http: httpx.AsyncClient, alice: User
+) -> None:
+    """Three such streams held two gigabytes: a large thread's state, several times for each of its steps."""
+    thread_id = await large_thread(http, alice, 5)
+    run = {
+        "assistant_id": "agent",
+        "input": {"messages": [{"role": "user", "content": "ls\n" * 12}]},
+        "stream_mode": ["values", "debug"],
+    }
+    body = json.dumps(run).encode()
+    head = f"POST /threads/{thread_id}/runs/stream HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    head += f"Authorization: Bearer {alice.token}\r\nContent-Length: {len(body)}\r\n\r\n"
+    async with connection(server) as (reader, writer), asyncio.timeout(3 * PATIENCE):
+        writer.write(head.encode() + body)
+        await reader.readline()
+        while (await alice.client.runs.list(thread_id))[0]["status"] in ("pending", "running"):
+            await asyncio.sleep(0.1)
+        assert (await alice.client.runs.list(thread_id))[0]["status"] == "success"
+        received, end = 0, b""
+        while piece := await reader.read(1 << 20):
+            received += len(piece)
+            end = (end + piece)[-1000:]
+    assert b"SlowReaderError" in end
+    assert received < WAITING_BYTES * 2
 
 
 @pytest.mark.parametrize("route", ["runs", "runs/stream", "runs/wait"])
