@@ -15,7 +15,7 @@ from auth.secret import signing_key
 from sandbox.containers import get_containers
 from sandbox.errors import SandboxError
 from sandbox.lifecycle import get_lifecycle
-from server import corrections, queue, replays, schemas, studio, subscribers
+from server import corrections, listings, queue, replays, schemas, studio, subscribers
 from server.assistants import load_assistants
 from server.disabled_users import stop_disabled_users_runs
 from server.restore import ThreadRows
@@ -43,6 +43,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     if warning := await probe_model(await asyncio.to_thread(build_model)):
         await _log.awarning(warning)
     corrections.install()
+    listings.install()
     schemas.install()
     settings = get_settings()
     queue.install(wake=settings.queue_wake, most_each=settings.max_runs_per_user_at_once)

@@ -116,7 +116,9 @@ async def test_one_request_names_a_hundred_threads_or_runs_at_most(
         assert await status(http, alice, "POST", "/threads/prune", prune) == 422
         cancel = {"thread_id": thread_id, "run_ids": ids}
         assert await status(http, alice, "POST", "/runs/cancel", cancel) == 422
+        assert await status(http, alice, "POST", "/threads/search", {"ids": ids}) == 422
     assert (await alice.client.threads.get(thread_id))["thread_id"] == thread_id
+    assert await status(http, alice, "POST", "/threads/search", {"ids": [thread_id] * 100}) == 200
     assert await status(http, alice, "POST", "/threads/prune", {"thread_ids": [thread_id] * 100}) == 200
     assert await status_of(alice.client.threads.get(thread_id)) == 404
 

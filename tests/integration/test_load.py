@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -168,6 +169,47 @@ async def test_a_stream_that_nobody_reads_is_ended_and_its_run_is_not(
             end = (end + piece)[-1000:]
     assert b"SlowReaderError" in end
     assert received < WAITING_BYTES * 2
+
+
+async def test_a_search_for_large_threads_comes_in_parts(
+    http: httpx.AsyncClient, server: ChildServer
+) -> None:
+    """A request of one kilobyte took 1.5 GB and stopped everybody for three seconds."""
+    user = await new_user(server)
+    first = await large_thread(http, user, 6)
+    await http.post(f"/threads/{first}/copy", headers=user.headers)
+    await http.post(f"/threads/{first}/copy", headers=user.headers)
+    for found in await user.client.threads.search(
+        select=["thread_id"]
+    ):  # a copy has values once it is touched
+        await user.client.threads.update_state(found["thread_id"], {"messages": []}, as_node="model")
+    query: Any = {"select": ["thread_id"], "extract": {f"a{n}": "values.messages" for n in range(5)}}
+    ids: list[str] = []
+    for _ in range(3):
+        page = await http.post("/threads/search", json={**query, "offset": len(ids)}, headers=user.headers)
+        assert len(page.content) < 34 << 20
+        ids += [row["thread_id"] for row in page.json()]
+        assert int(page.headers.get("x-pagination-next", len(ids))) == len(ids)
+    assert len(set(ids)) == len(ids) == 3
+    assert len(await user.client.threads.search()) == 3
+
+
+async def test_a_list_of_large_runs_comes_in_parts(http: httpx.AsyncClient, server: ChildServer) -> None:
+    """Ten such lists that nobody read held half a gigabyte."""
+    user = await new_user(server)
+    thread_id = await user.thread()
+    await user.client.runs.create(thread_id, "agent", input={"messages": "count 1000 every 1000"})
+    run = {"assistant_id": "agent", "input": {"unknown": "a" * 950_000}, "multitask_strategy": "enqueue"}
+    for _ in range(39):
+        await http.post(f"/threads/{thread_id}/runs", json=run, headers=user.headers)
+    ids: list[str] = []
+    for _ in range(2):
+        query = {"limit": 1000, "offset": len(ids)}
+        page = await http.get(f"/threads/{thread_id}/runs", params=query, headers=user.headers)
+        assert len(page.content) < 34 << 20
+        ids += [row["run_id"] for row in page.json()]
+    assert len(set(ids)) == len(ids) == 40
+    await user.client.threads.delete(thread_id)
 
 
 @pytest.mark.parametrize("route", ["runs", "runs/stream", "runs/wait"])
