@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from sandbox.egress_rules import Rule, parse_rules
+from storage.settings import Directory
 from storage.settings import get_settings as get_storage_settings
 
 MAX_COMMAND_TIMEOUT_SECONDS = 3600
@@ -30,8 +31,9 @@ class SandboxSettings(BaseSettings):
     sandbox_image: str | None = None
     """Use this image as it is and build none. It needs `sh` and python3 with its whole standard library."""
 
-    workspace_root: Path = Field(default_factory=_default_workspace_root)
-    """Where the threads' directories are, as this server sees it."""
+    workspace_root: Directory = Field(default_factory=_default_workspace_root)
+    """Where the threads' directories are, as this server sees it. Outside the project, as the data directory:
+    `langgraph dev` would reload at each Python file that an agent writes."""
 
     workspace_root_on_docker_host: Path | None = None
     """The same directory as the Docker host sees it, when that is another path: a server that runs in a
@@ -100,6 +102,14 @@ class SandboxSettings(BaseSettings):
     @classmethod
     def _read_rules(cls, value: object) -> object:
         return parse_rules(value) if isinstance(value, str) else value
+
+    @field_validator("workspace_root_on_docker_host")
+    @classmethod
+    def _refuse_relative(cls, path: Path | None) -> Path | None:
+        # No ~ either: it would be this machine's home directory, not the Docker host's.
+        if path is not None and not path.is_absolute():
+            raise ValueError(f"{path} is not a whole path; begin it with /")
+        return path
 
     @property
     def workspace_root_for_docker(self) -> Path:

@@ -3,8 +3,9 @@
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -14,12 +15,31 @@ def _default_data_dir() -> Path:
     return Path.home() / ".local" / "state" / "warren"
 
 
+def in_full(path: Path) -> Path:
+    """Return a directory's path with a leading `~` replaced by the home directory.
+
+    Raises:
+        ValueError: if it is relative. What it is relative to would differ from one command to the next.
+    """
+    try:
+        path = path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"there is no home directory for {path}; write it in full") from None
+    if not path.is_absolute():
+        raise ValueError(f"{path} is not a whole path; begin it with / or ~/")
+    return path
+
+
+Directory = Annotated[Path, AfterValidator(in_full)]
+"""A directory of this machine, named by its whole path."""
+
+
 class StorageSettings(BaseSettings):
     """Where Warren keeps what must survive a restart."""
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore")
 
-    data_dir: Path = Field(
+    data_dir: Directory = Field(
         default_factory=_default_data_dir, validation_alias=AliasChoices("WARREN_DATA_DIR", "data_dir")
     )
     """Secrets, the embedded Postgres and, by default, the workspaces. Must lie outside the project, since

@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
 from agent.settings import AgentSettings
@@ -57,3 +58,20 @@ def test_every_setting_says_in_the_source_what_it_is_for(settings: type[BaseSett
 def test_the_package_has_one_version() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
     assert project["project"]["version"] == __version__
+
+
+@pytest.mark.parametrize("variable", ["WARREN_DATA_DIR", "WORKSPACE_ROOT", "WORKSPACE_ROOT_ON_DOCKER_HOST"])
+@pytest.mark.parametrize("path", ["relative", "./here", "~nobody-of-that-name/x"])
+def test_a_directory_is_named_by_its_whole_path(
+    variable: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, path)
+    with pytest.raises(ValidationError, match=re.escape(path)):
+        (StorageSettings if variable == "WARREN_DATA_DIR" else SandboxSettings)()
+
+
+def test_a_tilde_is_the_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, value in {"HOME": "/home/x", "WARREN_DATA_DIR": "~/d", "WORKSPACE_ROOT": "~/w"}.items():
+        monkeypatch.setenv(variable, value)
+    assert StorageSettings().data_dir == Path("/home/x/d")
+    assert SandboxSettings().workspace_root == Path("/home/x/w")
