@@ -20,6 +20,7 @@ def instance_id(data_dir: Path) -> str:
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
     draft = data_dir / f"instance.{secrets.token_hex(_ID_BYTES)}"
     draft.write_text(secrets.token_hex(_ID_BYTES))
+    draft.chmod(0o644)  # whatever the umask
     try:
         # Unlike a rename this fails when another process was quicker, and then its name counts.
         with suppress(FileExistsError):

@@ -4,6 +4,7 @@ Heavy imports wait until a command needs them, so that help and errors are immed
 """
 
 import argparse
+import os
 import re
 import sys
 from datetime import UTC, datetime, timedelta
@@ -111,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="run the benchmarks and print their tables")
     bench.add_argument("name", nargs="?", metavar="NAME", help="only this one (default: all)")
-    bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    bench.add_argument("--json", type=_path, metavar="FILE", help="write the figures there, too")
     return parser
 
 
@@ -122,7 +123,7 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--data-dir",
-        type=Path,
+        type=_path,
         metavar="DIR",
         help="where secrets, Postgres and workspaces are (default: WARREN_DATA_DIR, else /var/lib/warren as "
         "root and ~/.local/state/warren otherwise)",
@@ -146,12 +147,12 @@ def _add_users(parser: argparse.ArgumentParser) -> None:
             )
     commands.add_parser("list", help="list all users")
     for command in commands.choices.values():
-        command.add_argument("--data-dir", type=Path, metavar="DIR", help="where the embedded Postgres is")
+        command.add_argument("--data-dir", type=_path, metavar="DIR", help="where the embedded Postgres is")
 
 
 def _add_sandboxes(parser: argparse.ArgumentParser) -> None:
     where = "where workspaces and the embedded Postgres are"
-    parser.add_argument("--data-dir", type=Path, metavar="DIR", help=where)
+    parser.add_argument("--data-dir", type=_path, metavar="DIR", help=where)
     commands = parser.add_subparsers(dest="sandboxes_command", metavar="COMMAND")
     prune = commands.add_parser("prune", help="remove the containers of sandboxes out of use")
     which = prune.add_mutually_exclusive_group()
@@ -163,7 +164,7 @@ def _add_sandboxes(parser: argparse.ArgumentParser) -> None:
     )
     which.add_argument("--all", action="store_true", help="all, and what runs in them is lost")
     # Its default must not take the place of what stands before the sub-command.
-    prune.add_argument("--data-dir", type=Path, metavar="DIR", default=argparse.SUPPRESS, help=where)
+    prune.add_argument("--data-dir", type=_path, metavar="DIR", default=argparse.SUPPRESS, help=where)
 
 
 def _add_audit(parser: argparse.ArgumentParser) -> None:
@@ -178,7 +179,7 @@ def _add_audit(parser: argparse.ArgumentParser) -> None:
         help="the N latest (default %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line, complete")
-    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where the embedded Postgres is")
+    parser.add_argument("--data-dir", type=_path, metavar="DIR", help="where the embedded Postgres is")
 
 
 def _since(text: str) -> datetime:
@@ -187,6 +188,14 @@ def _since(text: str) -> datetime:
         raise argparse.ArgumentTypeError("an age is a number and m, h, d or w: 30m, 12h, 7d, 4w")
     unit = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}[found[2]]
     return datetime.now(UTC) - timedelta(**{unit: int(found[1])})
+
+
+def _path(text: str) -> Path:
+    # The launcher has moved to the project, and says where it was called.
+    try:
+        return Path(os.environ.get("WARREN_CALLER_DIR", ""), Path(text).expanduser()).absolute()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _positive(text: str) -> int:

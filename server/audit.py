@@ -66,7 +66,7 @@ async def list_own_entries(
 def print_audit(options: argparse.Namespace) -> int:
     """Print entries as the options of `warren audit` say, the newest last. Returns the exit code."""
     try:
-        prepare_environment(options.data_dir)
+        prepare_environment(options.data_dir, may_be_new=False)
         found = asyncio.run(_read(options))
     except (SetupError, StorageError, OSError) as error:
         print(f"warren: {error}", file=sys.stderr)  # noqa: T201 - the command line's output

@@ -25,7 +25,7 @@ _ASKED_AT_ONCE = 8
 def sandboxes(options: argparse.Namespace) -> int:
     """List or prune, as the options of `warren sandboxes` say. Returns the exit code."""
     try:
-        prepare_environment(options.data_dir)
+        prepare_environment(options.data_dir, may_be_new=False)
         asyncio.run(_act(options))
     except (SandboxError, SetupError, StorageError, OSError) as error:
         print(f"warren: {error}", file=sys.stderr)  # noqa: T201 - the command line's output

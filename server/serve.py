@@ -1,6 +1,7 @@
 """`./warren serve`: set up what is missing, then run the platform's dev server in this process."""
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -50,39 +51,76 @@ def serve(host: str, port: int, data_dir: Path | None, jobs: int) -> int:
     return 0
 
 
-def prepare_environment(data_dir: Path | None) -> None:
+def prepare_environment(data_dir: Path | None, *, may_be_new: bool = True) -> None:
     """Read `.env` into the environment, which wins over the file, check it, and make the data directory.
 
+    Args:
+        data_dir: stands in for WARREN_DATA_DIR.
+        may_be_new: False where there must have been a server before. Nothing is made then.
+
     Raises:
-        SetupError: if a setting cannot be used, or the data directory lies inside the project.
+        SetupError: if a setting cannot be used, or a directory cannot be used or lies inside the project.
     """
     from dotenv import load_dotenv  # noqa: PLC0415
 
-    load_dotenv(PROJECT / ".env")
+    try:
+        load_dotenv(PROJECT / ".env")
+    except UnicodeDecodeError:
+        raise SetupError(f"{PROJECT / '.env'} is not UTF-8 text; save it as UTF-8.") from None
     if data_dir is not None:
         os.environ["WARREN_DATA_DIR"] = str(data_dir.absolute())
     _check_settings()
-    from storage.settings import get_settings  # noqa: PLC0415 - it reads the environment just prepared
+    from sandbox.settings import get_settings as get_sandbox_settings  # noqa: PLC0415 - they read the
+    from storage.settings import get_settings  # noqa: PLC0415 - environment just prepared
 
-    directory = get_settings().data_dir
-    if directory == PROJECT or PROJECT in directory.parents:
-        raise SetupError(f"The data directory {directory} lies inside the project; choose one outside.")
+    settings = get_settings()
+    directories = {
+        "data directory": settings.data_dir,
+        "workspace root": get_sandbox_settings().workspace_root,
+    }
+    try:
+        for what, directory in directories.items():
+            if directory.resolve().is_relative_to(PROJECT):
+                raise SetupError(f"The {what} {directory} lies inside the project; choose one outside.")
+        if may_be_new:
+            _make_directory(settings.data_dir)
+        elif settings.database_url is None and not (settings.data_dir / "postgres" / "cluster").exists():
+            raise SetupError(
+                f"There is no Warren in {settings.data_dir}. Name its data directory with --data-dir or "
+                "WARREN_DATA_DIR, or make one with ./warren serve."
+            )
+    except OSError as error:
+        raise SetupError(
+            f"The data directory {settings.data_dir} cannot be used: {error.strerror}. Make it a directory "
+            "of the user who runs Warren, or choose another with --data-dir or WARREN_DATA_DIR."
+        ) from None
+
+
+def _make_directory(directory: Path) -> None:
     # Postgres and the sandboxes run as other users than root and must pass through; the secrets within
     # have modes of their own.
     if not directory.exists():
         directory.mkdir(parents=True)
         directory.chmod(0o711 if os.geteuid() == 0 else 0o700)  # whatever the umask
+        say(f"Made the data directory {directory}")
+    elif not directory.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    elif not os.access(directory, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def _check_settings() -> None:
     from pydantic import ValidationError  # noqa: PLC0415 - heavy: only once a command needs it
 
+    problems: list[str] = []
     for package in ("storage", "auth", "sandbox", "agent", "server"):
         try:
             import_module(f"{package}.settings").get_settings()
         except ValidationError as error:
-            problems = [f"{'.'.join(map(str, one['loc'])).upper()}: {one['msg']}" for one in error.errors()]
-            raise SetupError("\n".join(["Some settings cannot be used.", *problems])) from None
+            problems += [f"{'.'.join(map(str, one['loc'])).upper()}: {one['msg']}" for one in error.errors()]
+    if problems:
+        # The sandboxes' settings need those of the storage, and repeat what is wrong with them.
+        raise SetupError("\n".join(["Some settings cannot be used.", *dict.fromkeys(problems)]))
 
 
 def require_free_port(host: str, port: int) -> None:

@@ -27,7 +27,7 @@ def users(options: argparse.Namespace) -> int:
     """Carry out a sub-command. Returns the exit code."""
     try:
         act = _act(options)
-        prepare_environment(options.data_dir)
+        prepare_environment(options.data_dir, may_be_new=False)
         asyncio.run(_with_database(act))
     except (AuthError, SetupError, StorageError, OSError, EOFError) as error:
         print(f"warren: {error}", file=sys.stderr)  # noqa: T201 - the command line's output

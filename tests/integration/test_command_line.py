@@ -10,8 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+import server.serve
 from server.child import ChildServer, clean_environment, free_port, temporary_data_dir
-from server.serve import PROJECT
+from server.serve import PROJECT, SetupError, prepare_environment
 from storage.embedded import EmbeddedPostgres
 
 
@@ -122,10 +123,71 @@ def test_a_setting_that_cannot_be_read_stops_the_start(data_dir: Path, variable:
     assert "Traceback" not in ended.stderr
 
 
-def test_a_data_directory_inside_the_project_is_refused() -> None:
-    ended = serve(PROJECT / "data")
+def test_every_setting_that_cannot_be_read_is_named_at_once(data_dir: Path) -> None:
+    ended = serve(data_dir, DATABASE_POOL_SIZE="x", WORKSPACE_ROOT="w", SANDBOX_PIDS="-1", QUEUE_WAKE="maybe")
     assert ended.returncode == 1
+    for variable in ("DATABASE_POOL_SIZE", "WORKSPACE_ROOT", "SANDBOX_PIDS", "QUEUE_WAKE"):
+        assert ended.stderr.count(variable) == 1, ended.stderr
+
+
+@pytest.mark.parametrize("directory", [".", "data", "../{name}/data"])
+def test_a_directory_inside_the_project_is_refused(data_dir: Path, directory: str) -> None:
+    inside = PROJECT / directory.format(name=PROJECT.name)
+    ended = serve(inside)
+    assert ended.returncode == 1
+    assert "inside the project" in ended.stderr
     assert not (PROJECT / "data").exists()
+    ended = serve(data_dir, WORKSPACE_ROOT=str(inside))
+    assert ended.returncode == 1
+    assert "inside the project" in ended.stderr
+
+
+def test_the_home_directory_may_be_written_as_a_tilde(data_dir: Path) -> None:
+    arguments = ["doctor", "--port", str(free_port())]
+    shown = warren(*arguments, WARREN_DATA_DIR="~/state", HOME=str(data_dir)).stdout
+    assert f"at {data_dir / 'state'}" in shown
+    assert not (PROJECT / "~").exists()
+
+
+def test_a_path_on_the_command_line_is_relative_to_where_it_was_given(data_dir: Path) -> None:
+    link = data_dir / "a-warren"
+    link.symlink_to(PROJECT / "warren")
+    shown = subprocess.run(
+        ["./a-warren", "doctor", "--data-dir", "mine", "--port", str(free_port())],
+        cwd=data_dir,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"at {data_dir / 'mine'}" in shown.stdout
+    assert not (PROJECT / "mine").exists()
+
+
+@pytest.mark.parametrize("command", [["users", "list"], ["audit"], ["sandboxes"], ["sandboxes", "prune"]])
+def test_looking_after_no_server_makes_none(data_dir: Path, command: list[str]) -> None:
+    ended = warren(*command, "--data-dir", str(data_dir / "typo"))
+    assert ended.returncode == 1
+    assert f"There is no Warren in {data_dir / 'typo'}" in ended.stderr
+    assert list(data_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize("beneath", ["", "below"])
+def test_a_file_is_no_data_directory(data_dir: Path, beneath: str) -> None:
+    file = data_dir / "file"
+    file.touch()
+    for command in ("serve", "doctor"):
+        ended = warren(command, "--port", str(free_port()), "--data-dir", str(file / beneath))
+        assert ended.returncode == 1
+        assert "--data-dir" in ended.stdout + ended.stderr
+        assert "Traceback" not in ended.stderr
+
+
+def test_an_env_file_in_another_encoding_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_bytes("MODEL=caf\u00e9".encode("latin-1"))
+    monkeypatch.setattr(server.serve, "PROJECT", tmp_path)
+    with pytest.raises(SetupError, match=r"\.env is not UTF-8"):
+        prepare_environment(tmp_path)
 
 
 def test_an_unreachable_docker_host_is_named_with_a_fix(data_dir: Path) -> None:
