@@ -2,22 +2,16 @@
 
 import asyncio
 import errno
-import json
-import logging
 import os
-import shutil
 import signal
 import socket
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 PROJECT = Path(__file__).resolve().parent.parent
-
-_GRACE_SECONDS = 5
-"""How long open streams may go on after Ctrl-C or SIGTERM."""
 
 
 class SetupError(Exception):
@@ -36,9 +30,17 @@ def serve(host: str, port: int, data_dir: Path | None, jobs: int) -> int:
         require_free_port(host, port)
         prepare_environment(data_dir)
         set_up()
-        _run_platform(host, port, jobs)
+        from server.platform import run_platform  # noqa: PLC0415 - heavy: after all that could fail early
+
+        run_platform(host, port, jobs)
     except KeyboardInterrupt:
         pass
+    except SystemExit:
+        from server.startup import has_told  # noqa: PLC0415 - it imports this module
+
+        if not has_told():
+            raise
+        return 1
     except Exception as error:
         if not is_expected(error):
             raise
@@ -129,8 +131,9 @@ def require_free_port(host: str, port: int) -> None:
     Raises:
         SetupError: if the port is taken or the address is not ours.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
+    if ":" in host:
+        raise SetupError(f"Cannot listen on {host}: the platform takes IPv4 addresses only; try 127.0.0.1.")
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -167,21 +170,44 @@ def set_up() -> None:
     The parts do not depend on each other, so they are made at once; what is there already costs little.
     """
     from agent.model import build_model  # noqa: PLC0415 - heavy: only once a command needs it
-    from auth.secret import signing_key  # noqa: PLC0415
-    from storage.database import close_pool, connection_string, get_pool  # noqa: PLC0415
-
-    async def database() -> None:
-        await get_pool()
-        await close_pool()
 
     with ThreadPoolExecutor(max_workers=2) as workers:
-        postgres = workers.submit(connection_string)
+        postgres = workers.submit(_set_up_postgres)
         sandboxes = workers.submit(_set_up_sandboxes)
-        signing_key()
+        _set_up_key()
         build_model()
         postgres.result()
-        asyncio.run(database())
         sandboxes.result()
+
+
+def _set_up_key() -> None:
+    from auth.secret import describe_key, signing_key  # noqa: PLC0415 - heavy: only once a command needs it
+
+    before = describe_key()
+    signing_key()
+    if (after := describe_key()) != before:
+        say(f"Made the key that signs tokens, {after}")
+
+
+def _set_up_postgres() -> None:
+    from storage.database import close_pool, get_pool  # noqa: PLC0415 - heavy: only once a command needs it
+    from storage.schema import applied_within  # noqa: PLC0415
+    from storage.settings import get_settings  # noqa: PLC0415
+
+    settings = get_settings()
+    directory = settings.data_dir / "postgres"
+    if settings.database_url is None and not (directory / "cluster").exists():
+        say(f"Making the embedded Postgres in {directory}")
+    started = time.monotonic()
+
+    async def schema() -> None:
+        pool = await get_pool()
+        async with pool.connection() as conn:
+            if await applied_within(conn, time.monotonic() - started):
+                say("Made the tables of this version in Postgres")
+        await close_pool()
+
+    asyncio.run(schema())
 
 
 def _set_up_sandboxes() -> None:
@@ -195,62 +221,3 @@ def _set_up_sandboxes() -> None:
         await ensure_image(say)
 
     asyncio.run(engine_and_image())
-
-
-def _run_platform(host: str, port: int, jobs: int) -> None:
-    from langgraph_api.cli import run_server  # noqa: PLC0415 - heavy: after all that could fail early
-
-    from server import http_protocol  # noqa: PLC0415 - imports uvicorn
-    from server.origins import with_chosen_origins  # noqa: PLC0415 - imports pydantic
-
-    http_protocol.install()
-    config = _platform_config()
-    os.chdir(_fresh_platform_directory())
-    os.environ.setdefault("LANGGRAPH_NO_VERSION_CHECK", "true")
-    os.environ.setdefault("LOG_COLOR", str(sys.stdout.isatty()).lower())
-    # Its banner advertises Studio, which cannot log in here.
-    logging.getLogger("langgraph_api.cli").setLevel(logging.WARNING)
-    run_server(
-        host,
-        port,
-        reload=False,
-        graphs=config["graphs"],
-        auth=config["auth"],
-        http=with_chosen_origins(config["http"]),
-        checkpointer=config["checkpointer"],
-        store=config["store"],
-        n_jobs_per_worker=jobs,
-        open_browser=False,
-        disable_persistence=True,
-        # The peer's address is the socket's: uvicorn would believe any X-Forwarded-For from loopback.
-        proxy_headers=False,
-        timeout_graceful_shutdown=_GRACE_SECONDS,
-    )
-
-
-def _platform_config() -> dict[str, Any]:
-    """Read langgraph.json, its paths made absolute, since the platform runs in a directory of its own."""
-    config: dict[str, Any] = json.loads((PROJECT / "langgraph.json").read_text())
-
-    def absolute(path: str) -> str:
-        return str(PROJECT / path.removeprefix("./"))
-
-    config["graphs"] = {name: absolute(path) for name, path in config["graphs"].items()}
-    config["http"]["app"] = absolute(config["http"]["app"])
-    for part in ("auth", "checkpointer", "store"):
-        config[part]["path"] = absolute(config[part]["path"])
-    return config
-
-
-def _fresh_platform_directory() -> Path:
-    """Return an empty working directory for the platform.
-
-    It pickles its rows into `.langgraph_api` below the working directory when it stops, and reads them
-    when it starts. Postgres knows better, so what an earlier server left there is removed.
-    """
-    from storage.settings import get_settings  # noqa: PLC0415 - the environment must be prepared first
-
-    directory = get_settings().data_dir / "platform"
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(mode=0o700, exist_ok=True)
-    return directory

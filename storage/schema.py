@@ -148,6 +148,15 @@ async def migrate(conn: AsyncConnection[DictRow]) -> None:
         await conn.execute("SELECT pg_advisory_unlock(%s)", (_LOCK_KEY,))
 
 
+async def applied_within(conn: AsyncConnection[DictRow], seconds: float) -> bool:
+    """Tell whether anything has been changed in the last `seconds` to bring the database up to date."""
+    cursor = await conn.execute(
+        "SELECT 1 FROM warren_migrations WHERE applied_at > now() - make_interval(secs => %s) LIMIT 1",
+        (seconds,),
+    )
+    return await cursor.fetchone() is not None
+
+
 async def _try_lock(conn: AsyncConnection[DictRow]) -> bool:
     cursor = await conn.execute("SELECT pg_try_advisory_lock(%s) AS locked", (_LOCK_KEY,))
     row = await cursor.fetchone()

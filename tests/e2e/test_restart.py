@@ -134,3 +134,16 @@ async def test_a_postgres_that_was_killed_is_started_again(own_server: ChildServ
     assert postgres.running_pid() not in {None, killed}
     await say_to(alice.client, thread_id, "recall")
     assert "said before" in await last_answer(alice.client, thread_id)
+
+
+async def test_two_servers_start_at_once_on_one_data_directory(own_server: ChildServer) -> None:
+    alice = await new_user(own_server, "alice")
+    twins = [ChildServer(own_server.data_dir) for _ in range(2)]
+    try:
+        await asyncio.gather(*(asyncio.to_thread(twin.start) for twin in twins))
+        for server in (own_server, *twins):
+            user = User(server, "alice", alice.token)
+            await say_to(user.client, await user.thread(), "recall it")
+    finally:
+        assert [twin.stop() for twin in twins] == [0, 0]
+    assert own_server.stop() == 0

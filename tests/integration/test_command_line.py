@@ -5,6 +5,8 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import psutil
@@ -12,6 +14,7 @@ import pytest
 
 import server.serve
 from server.child import ChildServer, clean_environment, free_port, temporary_data_dir
+from server.platform import own_directory
 from server.serve import PROJECT, SetupError, prepare_environment
 from storage.embedded import EmbeddedPostgres
 
@@ -212,6 +215,65 @@ def test_sigterm_stops_the_server_and_its_postgres(data_dir: Path) -> None:
         assert postmaster is not None
         assert child.stop() == 0
     assert not psutil.pid_exists(postmaster)
+    # Nor does it leave what the platform pickles: users' messages.
+    assert [path for path in (data_dir / "platform").iterdir() if path.is_dir()] == []
+
+
+def test_a_server_says_what_it_makes_the_first_time_and_that_it_is_ready(data_dir: Path) -> None:
+    directory = data_dir / "new"
+    child = ChildServer(directory)
+    child.log = data_dir / "log"
+    made = (f"Made the data directory {directory}", "Made the key", "Making the embedded Postgres", "tables")
+    for is_first in (True, False):
+        with child:
+            shown = child.log.read_text()
+            assert [what for what in made if what in shown] == (list(made) if is_first else [])
+            assert f"Warren is ready at {child.url}" in shown.splitlines()
+        # Its own look at its doors is nobody's attempt.
+        assert "search" not in shown
+        assert "denied" not in shown
+        child.log.unlink()
+    assert warren("audit", "--data-dir", str(directory)).stdout == ""
+
+
+def test_what_stops_a_start_late_is_told_in_one_line(data_dir: Path) -> None:
+    class Rejecting(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_error(401)
+
+    provider = HTTPServer(("127.0.0.1", 0), Rejecting)
+    threading.Thread(target=provider.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{provider.server_port}/v1"
+        ended = serve(data_dir, MODEL="openai:x", MODEL_API_KEY="no-good", MODEL_BASE_URL=url)
+    finally:
+        provider.shutdown()
+        provider.server_close()
+    assert ended.returncode == 1
+    shown = ended.stdout + ended.stderr
+    assert "Traceback" not in shown
+    assert "Warren cannot start. The model's provider rejected the API key (HTTP 401)" in shown
+
+
+def test_what_a_killed_server_has_left_goes_and_what_a_living_one_uses_stays(tmp_path: Path) -> None:
+    parent = tmp_path / "platform"
+    with own_directory(parent) as alive:
+        (alive / "pickle").touch()
+        (parent / ".langgraph_api").mkdir()
+        (parent / "killed").mkdir()
+        (parent / "killed" / "lock").touch()
+        with own_directory(parent) as other:
+            assert {path for path in parent.iterdir() if path.is_dir()} == {alive, other}
+            assert (alive / "pickle").exists()
+        assert not other.exists()
+        assert alive.exists()
+    assert not alive.exists()
+
+
+def test_an_ipv6_address_is_refused_in_plain_words(data_dir: Path) -> None:
+    ended = serve(data_dir, "--host", "::1")
+    assert ended.returncode == 1
+    assert "IPv4" in ended.stderr
 
 
 def test_doctor_is_green_where_a_server_can_start_and_says_what_fails(data_dir: Path) -> None:
