@@ -35,6 +35,7 @@ from server.requests import (
 )
 from server.revocation import end_when_revoked
 from server.settings import ServerSettings, get_settings
+from server.startup import without_traceback
 from server.store_search import objection_to_search
 from storage import threads
 from storage.errors import InvalidThreadIdError, StorageError
@@ -89,7 +90,7 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
         else:
             scope["app"].state.platform = self.app
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, without_traceback(send))
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = routes.match(scope["method"], scope["path"])

@@ -11,6 +11,7 @@ import structlog
 from fastapi import FastAPI
 
 from agent.model import build_model, probe_model
+from auth import standing
 from auth.secret import signing_key
 from sandbox.containers import get_containers
 from sandbox.errors import SandboxError
@@ -21,6 +22,7 @@ from server.disabled_users import stop_disabled_users_runs
 from server.restore import ThreadRows
 from server.selfcheck import check_that_doors_are_shut
 from server.settings import get_settings
+from server.startup import telling_in_one_line
 from storage import audit, threads
 from storage.database import get_pool, keep_embedded_running
 from storage.errors import StorageError
@@ -38,26 +40,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
     Whatever raises here stops the server: it never starts half open.
     """
-    await asyncio.to_thread(signing_key)
-    await get_pool()
-    if warning := await probe_model(await asyncio.to_thread(build_model)):
-        await _log.awarning(warning)
-    corrections.install()
-    listings.install()
-    schemas.install()
-    settings = get_settings()
-    queue.install(wake=settings.queue_wake, most_each=settings.max_runs_per_user_at_once)
-    threads.on_deletion(_remove_sandbox)
-    threads.on_deletion(_forget_streams)
-    replays.install()
-    subscribers.install()
-    rows = app.state.thread_rows = ThreadRows()
-    await rows.rebuild()
-    await load_assistants()
-    # The guard would refuse them alone; the platform behind it must not need the guard.
-    for doors in (app, app.state.platform):
-        await check_that_doors_are_shut(doors)
-    await _warn_of_studio()
+    with telling_in_one_line():
+        rows = await _prepare(app)
     background = [
         _in_background(rows.complete_latest()),
         _in_background(purge_deleted()),
@@ -78,13 +62,44 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await get_containers().close()
 
 
+async def _prepare(app: FastAPI) -> ThreadRows:
+    await asyncio.to_thread(signing_key)
+    await get_pool()
+    if warning := await probe_model(await asyncio.to_thread(build_model)):
+        await _log.awarning(warning)
+    corrections.install()
+    listings.install()
+    schemas.install()
+    settings = get_settings()
+    queue.install(wake=settings.queue_wake, most_each=settings.max_runs_per_user_at_once)
+    threads.on_deletion(_remove_sandbox)
+    threads.on_deletion(_forget_streams)
+    replays.install()
+    subscribers.install()
+    rows = app.state.thread_rows = ThreadRows()
+    await rows.rebuild()
+    await load_assistants()
+    # The guard would refuse them alone; the platform behind it must not need the guard.
+    for doors in (app, app.state.platform):
+        await check_that_doors_are_shut(doors)
+    await _warn_of_studio()
+    return rows
+
+
 async def _warn_of_studio() -> None:
-    if (username := get_settings().studio_user) is not None:
+    if (username := get_settings().studio_user) is None:
+        return
+    if await standing.of_user(username) is None:
         await _log.awarning(
-            "STUDIO_USER is set: LangGraph Studio in a browser on this machine acts as that user",
+            "STUDIO_USER names nobody, so Studio is not let in: add that user, or correct the name",
             username=username,
-            in_force=studio.is_local_only(),
         )
+        return
+    await _log.awarning(
+        "STUDIO_USER is set: LangGraph Studio in a browser on this machine acts as that user",
+        username=username,
+        in_force=studio.is_local_only(),
+    )
 
 
 async def _stop_sandboxes() -> None:

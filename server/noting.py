@@ -13,6 +13,9 @@ _DENIALS = (401, 403)
 _SUCCESS = range(200, 300)
 _NOTED_BY_ITSELF = "/api/auth/login"
 
+UNNOTED_KEY = "warren.unnoted"
+"""In the scope of a request of the server's own, whose refusal is no news. No client can set it."""
+
 
 def noting_denials(send: Send, scope: Scope, template: str) -> Send:
     """Return a `send` that notes an answer of 401 or 403.
@@ -25,7 +28,8 @@ def noting_denials(send: Send, scope: Scope, template: str) -> Send:
 
     async def note_and_send(message: Message) -> None:
         is_start = message["type"] == "http.response.start"
-        if is_start and message["status"] in _DENIALS and template != _NOTED_BY_ITSELF:
+        is_denial = is_start and message["status"] in _DENIALS
+        if is_denial and template != _NOTED_BY_ITSELF and UNNOTED_KEY not in scope:
             await audit.record_denial(
                 await _username(scope), scope["method"], template, message["status"], address_of(scope)
             )
