@@ -51,6 +51,8 @@ BODY_SECONDS = 60.0
 _KIB = 1024
 _OWN_PREFIX = "/api/"
 _AUTH_PREFIX = "/api/auth/"
+_OF_THREAD = "/threads/{uuid}"
+_OF_SESSION = ("/api/sessions/", "/api/chat/", "/api/resume/")
 _UUID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 # The first would have Studio's user stand in for anyone; the others are copied into a run's stored
@@ -125,7 +127,8 @@ class Guard:
             _require_prefix(body)
         if route.template in routes.REFUSED_IN_STREAM and username is not None:
             await _require_owner(username, routes.thread_of(route, path))
-        await _complete_rows(scope, path)
+        if username is not None and (thread_id := _thread_named(route, path)) is not None:
+            await scope["app"].state.thread_rows.restore(thread_id, username)
         if (scope["method"], route.template) in routes.CHANGES_ASSISTANTS:
             send = saving_assistants(send, partial(authenticate_headers, dict(scope["headers"])))
         if (scope["method"], route.template) == routes.EDITS_STATE and username is not None:
@@ -219,6 +222,8 @@ async def _require_owner(username: str, thread_id: UUID) -> None:
         raise RefusedError(404, f"Thread {thread_id} not found")
 
 
-async def _complete_rows(scope: Scope, path: str) -> None:
-    for found in _UUID.findall(path):
-        await scope["app"].state.thread_rows.complete(UUID(found))
+def _thread_named(route: routes.Route, path: str) -> UUID | None:
+    if route.template.startswith(_OF_THREAD):
+        return routes.thread_of(route, path)
+    found = _UUID.search(path) if route.template.startswith(_OF_SESSION) else None
+    return UUID(found[0]) if found else None

@@ -77,6 +77,7 @@ async def _prepare(app: FastAPI) -> ThreadRows:
     replays.install()
     subscribers.install()
     rows = app.state.thread_rows = ThreadRows()
+    threads.on_deletion(rows.forget)
     await rows.rebuild()
     await load_assistants()
     # The guard would refuse them alone; the platform behind it must not need the guard.

@@ -3,7 +3,8 @@
 The in-memory runtime keeps thread rows in the process; Postgres keeps what they are made of. After a
 restart every live thread of the registry gets a row at once (owner, metadata, times, status), so that
 listing and resuming work. Its values and interrupts are decoded when the thread is first touched, and
-for the latest threads in the background.
+for the latest threads in the background. What another server on the same database has made since gets its
+row when its owner first asks for it here; until then no list has it.
 
 Other runtimes keep their rows themselves: there is nothing to restore.
 """
@@ -29,25 +30,53 @@ class ThreadRows:
 
     def __init__(self) -> None:
         self._incomplete: dict[UUID, asyncio.Lock] = {}
+        self._with_row: set[UUID] = set()
 
     async def rebuild(self) -> None:
         """Make the platform's rows those of the registry: add what is missing, drop what is not live."""
         if not is_in_memory():
             return
-        from langgraph_api.graph import get_assistant_id  # noqa: PLC0415 - it needs the platform's set-up
         from langgraph_runtime_inmem.database import GLOBAL_STORE  # noqa: PLC0415 - only this runtime has it
 
-        assistant_id = str(get_assistant_id(GRAPH_ID))
         live = await threads.live_threads()
         # Rows that `langgraph dev` has pickled are older than the registry: the registry wins.
         busy = {run["thread_id"] for run in GLOBAL_STORE["runs"] if run["status"] in ("pending", "running")}
         kept = {row["thread_id"]: row for row in GLOBAL_STORE["threads"] if row["thread_id"] in busy}
-        GLOBAL_STORE["threads"] = [kept.get(one.thread_id) or _row(one, assistant_id) for one in live]
+        GLOBAL_STORE["threads"] = [kept.get(one.thread_id) or _row(one) for one in live]
         self._incomplete = {
             one.thread_id: asyncio.Lock() for one in live if one.has_checkpoint and one.thread_id not in kept
         }
+        self._with_row = {one.thread_id for one in live}
         if live:
             await _log.ainfo("Restored threads from the registry", threads=len(live))
+
+    async def restore(self, thread_id: UUID, owner: str) -> None:
+        """Add the row of a thread of `owner`'s that another server has made, and complete it.
+
+        Asks Postgres about a thread without a row only; one that is unknown, deleted or another's gets none.
+        """
+        if is_in_memory() and thread_id not in self._with_row:
+            if not _has_row(thread_id):
+                summary = await threads.live_thread(thread_id)
+                if summary is None or summary.owner != owner:
+                    return
+                self._add(summary)
+            self._with_row.add(thread_id)
+        await self.complete(thread_id)
+
+    def _add(self, summary: ThreadSummary) -> None:
+        from langgraph_runtime_inmem.database import GLOBAL_STORE  # noqa: PLC0415 - only this runtime has it
+
+        if _has_row(summary.thread_id):
+            return  # another request was quicker
+        GLOBAL_STORE["threads"].append(_row(summary))
+        if summary.has_checkpoint:
+            self._incomplete[summary.thread_id] = asyncio.Lock()
+
+    async def forget(self, thread_id: UUID, _: str) -> None:
+        """Keep nothing of a thread that has been deleted."""
+        self._with_row.discard(thread_id)
+        self._incomplete.pop(thread_id, None)
 
     async def complete(self, thread_id: UUID) -> None:
         """Fill in a restored row's values and interrupts, once. Does nothing to any other row."""
@@ -65,7 +94,16 @@ class ThreadRows:
             await self.complete(thread_id)
 
 
-def _row(summary: ThreadSummary, assistant_id: str) -> dict[str, Any]:
+def _has_row(thread_id: UUID) -> bool:
+    from langgraph_runtime_inmem.database import GLOBAL_STORE  # noqa: PLC0415 - only this runtime has it
+
+    # The platform appends, and a thread is first asked for when it is new.
+    return any(row["thread_id"] == thread_id for row in reversed(GLOBAL_STORE["threads"]))
+
+
+def _row(summary: ThreadSummary) -> dict[str, Any]:
+    from langgraph_api.graph import get_assistant_id  # noqa: PLC0415 - it needs the platform's set-up
+
     return {
         "thread_id": summary.thread_id,
         "created_at": summary.created_at,
@@ -75,7 +113,7 @@ def _row(summary: ThreadSummary, assistant_id: str) -> dict[str, Any]:
             **summary.metadata,
             "owner": summary.owner,
             "graph_id": GRAPH_ID,
-            "assistant_id": assistant_id,
+            "assistant_id": str(get_assistant_id(GRAPH_ID)),
         },
         "status": "interrupted" if summary.interrupted else "idle",
         "config": {},

@@ -107,6 +107,15 @@ RETURNING thread_id, owner, deleted_at
 """
 
 
+async def live_thread(thread_id: UUID) -> ThreadSummary | None:
+    """Return one thread as `live_threads` does; None if it is unknown or deleted."""
+    one = f"SELECT * FROM ({_SUMMARIES}) AS live WHERE thread_id = %s"  # noqa: S608 - a constant
+    pool = await get_pool()
+    async with pool.connection() as conn, conn.cursor(row_factory=class_row(ThreadSummary)) as cursor:
+        await cursor.execute(one, (thread_id,))
+        return await cursor.fetchone()
+
+
 async def claim(thread_id: UUID, owner: str, metadata: Mapping[str, Any], most: int) -> ThreadRecord:
     """Register a thread for `owner` unless its id is taken, and return the row that holds the id now.
 

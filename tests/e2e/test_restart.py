@@ -5,7 +5,9 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import uuid4
 
+import httpx
 import pytest
 
 from server.child import ChildServer, remove_containers, temporary_data_dir
@@ -147,3 +149,35 @@ async def test_two_servers_start_at_once_on_one_data_directory(own_server: Child
     finally:
         assert [twin.stop() for twin in twins] == [0, 0]
     assert own_server.stop() == 0
+
+
+async def test_a_thread_that_another_server_has_made_is_there_when_asked_for(own_server: ChildServer) -> None:
+    alice, bob = await new_user(own_server, "alice"), await new_user(own_server, "bob")
+    with ChildServer(own_server.data_dir) as second:
+        twin, stranger = User(second, "alice", alice.token), User(second, "bob", bob.token)
+        thread_id = (await alice.client.threads.create(metadata={"title": "kept"}))["thread_id"]
+        session_id = await alice.thread()
+        await say_to(alice.client, thread_id, "run echo there")
+        before: Any = await alice.client.threads.get(thread_id)
+        assert await status_of(stranger.client.threads.get(thread_id)) == 403
+        assert await status_of(stranger.client.threads.get(str(uuid4()))) == 404
+
+        # Asked for at once, it is still restored once.
+        found: Any = await asyncio.gather(*(twin.client.threads.get(thread_id) for _ in range(4)))
+        for after in found:
+            assert after["status"] == "interrupted"
+            assert after["metadata"]["title"] == "kept"
+            assert after["values"]["messages"] == before["values"]["messages"]
+            assert after["interrupts"] == before["interrupts"]
+        assert [thread["thread_id"] for thread in await twin.client.threads.search()] == [thread_id]
+        await decide(twin.client, thread_id, {"type": "approve"})
+        assert "there" in await last_answer(twin.client, thread_id)
+        async with httpx.AsyncClient(base_url=second.url, headers=twin.headers) as http:
+            assert (await http.get(f"/api/sessions/alice-{session_id}")).status_code == 200
+
+        await alice.client.threads.delete(thread_id)
+        await asyncio.sleep(1.1)  # for so long may an answer be remembered
+        assert await status_of(twin.client.threads.get(thread_id)) == 404
+        assert await status_of(twin.client.threads.get_state(thread_id)) == 404
+        again = twin.client.runs.create(thread_id, "agent", input={"messages": []}, if_not_exists="create")
+        assert await status_of(again) == 404

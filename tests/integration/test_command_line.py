@@ -230,7 +230,7 @@ def test_a_server_says_what_it_makes_the_first_time_and_that_it_is_ready(data_di
             assert [what for what in made if what in shown] == (list(made) if is_first else [])
             assert f"Warren is ready at {child.url}" in shown.splitlines()
         # Its own look at its doors is nobody's attempt.
-        assert "search" not in shown
+        assert "/threads/search" not in shown
         assert "denied" not in shown
         child.log.unlink()
     assert warren("audit", "--data-dir", str(directory)).stdout == ""
