@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import select
 import threading
 from dataclasses import dataclass
@@ -148,7 +149,13 @@ async def _open_pools() -> _Pools:
     except psycopg.Error as error:
         raise _unreachable(conninfo, error) from None  # the cause could quote the password
     async with conn:
-        await migrate(conn)
+        try:
+            await migrate(conn)
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise DatabaseUnreachableError(
+                f"Postgres does not let this role make Warren's tables: {error.diag.message_primary}.\n"
+                "Give it the right (GRANT CREATE ON SCHEMA public TO the role), or a database of its own."
+            ) from None
     return _Pools(
         general=await _open_pool(conninfo, 2, get_settings().database_pool_size),
         urgent=await _open_pool(conninfo, 1, URGENT_CONNECTIONS),
@@ -182,15 +189,30 @@ async def _check(conn: AsyncConnection[DictRow]) -> None:
 
 
 def _unreachable(conninfo: str, error: psycopg.Error) -> DatabaseUnreachableError:
+    parts = _parts(conninfo)
+    if parts is None:
+        return DatabaseUnreachableError(
+            "DATABASE_URL is not a Postgres connection string (postgresql://user:password@host:5432/name). "
+            "Special characters of its password must be percent-encoded: %2F for /, %23 for #, %40 for @, "
+            "%3F for ?, %25 for %."
+        )
+    place = f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
+    return DatabaseUnreachableError(
+        f"Postgres at {place} is not usable as {parts.get('user', 'the current user')}: "
+        f"{str(error).strip()}\nCheck DATABASE_URL, or unset it to use the embedded server."
+    )
+
+
+def _parts(conninfo: str) -> dict[str, Any] | None:
+    """Take a connection string apart; None if a piece of its password could be in any other part of it."""
+    _, is_url, rest = conninfo.partition("://")
+    authority = re.split("[/?]", rest, maxsplit=1)[0]
+    # libpq ends the password at the first @, and the host at the first slash.
+    if is_url and (rest.count("@") > 1 or rest.count("@") > authority.count("@")):
+        return None
     try:
         parts = conninfo_to_dict(conninfo)
     except psycopg.Error:
-        return DatabaseUnreachableError("DATABASE_URL is not a Postgres connection string (postgresql://…).")
-    place = f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
-    reason = str(error)
-    if password := parts.get("password"):
-        reason = reason.replace(str(password), "***")
-    return DatabaseUnreachableError(
-        f"Postgres at {place} is not usable as {parts.get('user', 'the current user')}: {reason.strip()}\n"
-        "Check DATABASE_URL, or unset it to use the embedded server."
-    )
+        return None
+    has_port = re.fullmatch("[0-9,]*", str(parts.get("port", "")))
+    return parts if has_port else None

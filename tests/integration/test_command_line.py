@@ -10,12 +10,15 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import psutil
+import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 import server.serve
 from server.child import ChildServer, clean_environment, free_port, temporary_data_dir
 from server.platform import own_directory
 from server.serve import PROJECT, SetupError, prepare_environment
+from storage.database import _unreachable
 from storage.embedded import EmbeddedPostgres
 
 
@@ -97,6 +100,45 @@ def test_an_unusable_database_stops_the_start_without_its_password(data_dir: Pat
     assert ended.returncode == 1
     assert "DATABASE_URL" in ended.stderr
     assert "s3cr3t-pw" not in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "secrets"),
+    [
+        ("postgresql://u:S3c/ret#Pw@127.0.0.1/db", ("S3c", "ret", "Pw")),
+        ("postgresql://u:123/ret#Pw@127.0.0.1/db", ("123", "ret", "Pw")),
+        ("postgresql://warren:a@bS3cret@127.0.0.1:1/db", ("bS3cret", "a@")),
+        ("postgresql://warren:12?S3c=ret@127.0.0.1/db", ("12", "S3c", "ret")),
+        ("postgresql://warren:5%S3cret@127.0.0.1/db", ("S3cret",)),
+        ("postgresql://warren:S3cret", ("S3cret",)),
+    ],
+)
+def test_nothing_is_quoted_of_a_database_url_that_could_be_of_the_password(
+    url: str, secrets: tuple[str, ...]
+) -> None:
+    message = str(_unreachable(url, psycopg.OperationalError(url)))
+    assert "percent-encoded" in message
+    assert [secret for secret in secrets if secret in message] == []
+
+
+def test_a_password_of_one_letter_masks_no_other_letter() -> None:
+    message = str(_unreachable("postgresql://u:a@127.0.0.1/db", psycopg.OperationalError("no password")))
+    assert "127.0.0.1:5432/db" in message
+    assert "no password" in message
+
+
+def test_a_role_that_may_make_no_tables_is_told_what_it_lacks(data_dir: Path) -> None:
+    postgres = EmbeddedPostgres(data_dir)
+    conninfo = postgres.acquire()
+    try:
+        with psycopg.connect(conninfo, autocommit=True) as conn:
+            conn.execute("CREATE ROLE guest LOGIN PASSWORD 'guest'")
+        ended = warren("users", "list", DATABASE_URL=make_conninfo(conninfo, user="guest", password="guest"))
+    finally:
+        postgres.release()
+    assert ended.returncode == 1
+    assert "GRANT CREATE ON SCHEMA public" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 @pytest.mark.parametrize(
