@@ -146,9 +146,10 @@ async def test_a_flood_leaves_the_event_loop_to_others() -> None:
         call = asyncio.create_task(channel.call("read", {}, timeout=60))
         longest = 0.0
         while not call.done():
-            began = time.perf_counter()
+            # Of this thread alone: others may have the processor meanwhile.
+            began = time.thread_time()
             await asyncio.sleep(0)
-            longest = max(longest, time.perf_counter() - began)
+            longest = max(longest, time.thread_time() - began)
         with pytest.raises(SandboxError):
             await call
     assert longest < 0.25

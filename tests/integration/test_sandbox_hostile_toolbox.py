@@ -184,7 +184,9 @@ async def test_a_supervisor_that_waits_for_its_command_can_be_killed_or_stopped(
     backend: SandboxBackend,
 ) -> None:
     await backend.aexecute("pkill -9 warren-toolbox")
-    assert (await backend.aexecute("echo alive")).output == "alive\n"
+    # One that was still dying may have been given the first of these.
+    outputs = [(await backend.aexecute("echo alive")).output for _ in range(2)]
+    assert outputs[-1] == "alive\n"
     await backend.aexecute("pkill -STOP warren-toolbox", timeout=2)
     outputs = [(await backend.aexecute("echo alive", timeout=2)).output for _ in range(2)]
     assert outputs[-1] == "alive\n"
