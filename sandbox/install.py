@@ -31,13 +31,9 @@ async def ensure_engine(progress: Progress) -> EngineInfo:
     try:
         return await engine_info()
     except DockerUnreachableError as unreachable:
-        if os.environ.get("DOCKER_HOST"):
+        if (fix := fix_by_hand()) is not None:
             raise DockerUnreachableError(
-                unreachable.address, f"{unreachable.detail} Check DOCKER_HOST, and the engine it names."
-            ) from unreachable
-        if not can_install():
-            raise DockerUnreachableError(
-                unreachable.address, f"{unreachable.detail} {_fix()}"
+                unreachable.address, f"{unreachable.detail} {fix}".strip()
             ) from unreachable
         progress(f"Docker is not reachable at {unreachable.address}")
     if shutil.which("dockerd") is None:
@@ -90,7 +86,12 @@ def _end_of(log: Path) -> str:
         return f"The end of {log}:\n{tail(file)}"
 
 
-def _fix() -> str:
+def fix_by_hand() -> str | None:
+    """Say what a person has to do so that an engine answers; None where `ensure_engine` does it."""
+    if os.environ.get("DOCKER_HOST"):
+        return "Check DOCKER_HOST, and the engine it names."
+    if can_install():
+        return None
     if platform.system() == "Darwin":
         return "Install Docker Desktop (https://docs.docker.com/desktop/) and start it."
     if shutil.which("docker") is None:

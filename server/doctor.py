@@ -5,6 +5,7 @@ It makes the data directory if there is none, and nothing else.
 
 import asyncio
 import shutil
+import stat
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ _MIN_PYTHON = (3, 11)
 _MIN_FREE_GIB = 5
 """The sandbox image takes about one, building it twice that; the rest is for workspaces and the database."""
 _GIB = 1024**3
+_ANSWER_SECONDS = 2.0
 
 
 class ProblemError(Exception):
@@ -33,11 +35,14 @@ def doctor(host: str, port: int, data_dir: Path | None) -> int:
         return 1
 
     async def port_is_free() -> str:
+        if await _is_warren(host, port):
+            return f"{host}:{port}: a Warren answers there"
         require_free_port(host, port)
         return f"{host}:{port} is free"
 
     checks: dict[str, Check] = {
         "python": _python,
+        "directory": _directory,
         "disk": _disk,
         "workspaces": _workspaces,
         "secret": _secret,
@@ -69,6 +74,17 @@ async def _python() -> str:
     if sys.version_info < _MIN_PYTHON:
         raise ProblemError(f"Python {version} is too old; install 3.11 or newer and run ./warren again.")
     return version
+
+
+async def _directory() -> str:
+    from storage.settings import get_settings  # noqa: PLC0415 - it reads the environment just prepared
+
+    directory = get_settings().data_dir
+    if directory.stat().st_mode & stat.S_IWOTH:
+        raise ProblemError(
+            f"every user can write to {directory}, which keeps secrets; fix: chmod o-w {directory}"
+        )
+    return str(directory)
 
 
 async def _disk() -> str:
@@ -115,11 +131,14 @@ async def _secret() -> str:
 
 async def _docker() -> str:
     from sandbox.engine import engine_info  # noqa: PLC0415
+    from sandbox.errors import DockerUnreachableError  # noqa: PLC0415
+    from sandbox.install import fix_by_hand  # noqa: PLC0415
 
     try:
         info = await engine_info()
-    except Exception as error:
-        raise ProblemError(f"{error} ./warren serve installs and starts it on Debian as root.") from error
+    except DockerUnreachableError as error:
+        fix = fix_by_hand() or "./warren serve installs it if need be, and starts it."
+        raise ProblemError(f"{error} {fix}") from error
     return f"{info.version} at {info.address}"
 
 
@@ -132,9 +151,14 @@ async def _runtime() -> str:
 async def _image() -> str:
     from sandbox.engine import connected  # noqa: PLC0415
     from sandbox.image import find_image  # noqa: PLC0415
+    from sandbox.settings import get_settings  # noqa: PLC0415
 
     async with connected() as engine:
         image = await find_image(engine)
+    if image is None and (named := get_settings().sandbox_image):
+        raise ProblemError(
+            f"the engine has no image {named}, which SANDBOX_IMAGE names; docker pull {named}, or load it."
+        )
     if image is None:
         raise ProblemError("the sandbox image is not built; ./warren serve builds it.")
     return image
@@ -142,11 +166,13 @@ async def _image() -> str:
 
 async def _postgres() -> str:
     from storage.database import close_pool, get_pool, release_embedded  # noqa: PLC0415
+    from storage.embedded import EmbeddedPostgres  # noqa: PLC0415
     from storage.settings import get_settings  # noqa: PLC0415
 
     settings = get_settings()
     embedded = settings.database_url is None
     if embedded and not (settings.data_dir / "postgres" / "cluster").exists():
+        await asyncio.to_thread(EmbeddedPostgres(settings.data_dir).check)
         return f"embedded, made at the first start below {settings.data_dir}"
     try:
         pool = await get_pool()
@@ -160,11 +186,29 @@ async def _postgres() -> str:
 
 
 async def _model() -> str:
+    from agent.errors import ModelKeyRejectedError  # noqa: PLC0415
     from agent.model import build_model, probe_model  # noqa: PLC0415
     from agent.settings import get_settings  # noqa: PLC0415
 
-    if warning := await probe_model(build_model()):
-        raise ProblemError(warning)
-    return (
-        get_settings().model or "the rehearsal model (a script); set MODEL and its key in .env for a real one"
-    )
+    settings = get_settings()
+    try:
+        warning = await probe_model(build_model())
+    except ModelKeyRejectedError as error:
+        raise ProblemError(f"{error} Check MODEL_API_KEY, or the provider's own variable, in .env.") from None
+    if warning:
+        place = "MODEL_BASE_URL" if settings.model_base_url else "the provider"
+        raise ProblemError(f"{warning} Check MODEL={settings.model}, and that this machine reaches {place}.")
+    return settings.model or "the rehearsal model (a script); set MODEL and its key in .env for a real one"
+
+
+async def _is_warren(host: str, port: int) -> bool:
+    """Tell whether a Warren answers there, perhaps that of this very data directory."""
+    import httpx  # noqa: PLC0415 - heavy: only once a command needs it
+
+    try:
+        async with httpx.AsyncClient(trust_env=False, timeout=_ANSWER_SECONDS) as client:
+            # By a name that it goes by, whatever it listens on.
+            answer = await client.get(f"http://{host}:{port}/", headers={"Host": "localhost"})
+        return bool(answer.json()["name"] == "Warren")
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, TypeError, KeyError):
+        return False

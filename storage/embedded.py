@@ -87,6 +87,15 @@ class EmbeddedPostgres:
             except OSError as error:
                 raise EmbeddedPostgresError(f"The embedded Postgres could not be started: {error}") from error
 
+    def check(self) -> None:
+        """See whether `acquire` could make or start the server here, without making anything.
+
+        Raises:
+            EmbeddedPostgresError: saying what is in the way.
+        """
+        self._check_paths()
+        self._check_account()
+
     def release(self) -> None:
         """Deregister this process, and stop the server if no other uses it. Nothing without `acquire`.
 
@@ -153,7 +162,7 @@ class EmbeddedPostgres:
                 f"Postgres takes a comma for the end of a path: choose another one than {self._data_dir}"
             )
 
-    def _make_directories(self) -> None:
+    def _check_account(self) -> install.Account:
         # A user who owns the directory could make root follow symbolic links, and cannot share root's files.
         if self._root.exists() and (owner := self._root.lstat().st_uid) != os.geteuid():
             raise EmbeddedPostgresError(
@@ -162,6 +171,10 @@ class EmbeddedPostgres:
             )
         account = install.find_account(self._cluster)
         install.require_traversable(self._root, account)
+        return account
+
+    def _make_directories(self) -> None:
+        account = self._check_account()
         mode = 0o700 if account.user is None else 0o711
         for directory in (*reversed(self._data_dir.parents), self._data_dir, self._root):
             if not directory.exists():

@@ -328,6 +328,46 @@ def test_doctor_is_green_where_a_server_can_start_and_says_what_fails(data_dir: 
     assert failed == {"secret:", "docker:", "runtime:", "image:"}
 
 
+def failures(*arguments: str, **environment: str) -> dict[str, str]:
+    """Return what doctor says of each thing that fails."""
+    shown = warren("doctor", "--port", str(free_port()), *arguments, **environment).stdout
+    failed = [line.removeprefix("FAIL  ") for line in shown.splitlines() if line.startswith("FAIL  ")]
+    return dict(line.split(": ", 1) for line in failed)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs Postgres as another user")
+def test_doctor_sees_that_postgres_could_not_enter(data_dir: Path) -> None:
+    closed = data_dir / "closed"
+    closed.mkdir(mode=0o700)
+    failed = failures("--data-dir", str(closed / "new"))
+    assert set(failed) == {"postgres"}
+    assert f"chmod o+x {closed}" in failed["postgres"]
+
+
+def test_doctor_sees_that_everybody_may_write_where_the_secrets_are(data_dir: Path) -> None:
+    data_dir.chmod(0o777)
+    assert f"chmod o-w {data_dir}" in failures("--data-dir", str(data_dir))["directory"]
+
+
+def test_doctor_says_what_to_do_about_what_a_start_would_not_mend(data_dir: Path) -> None:
+    here = ("--data-dir", str(data_dir))
+    docker = failures(*here, DOCKER_HOST="unix:///nonexistent/docker.sock")["docker"]
+    assert "Check DOCKER_HOST" in docker
+    assert "warren serve" not in docker
+    assert "docker pull no/such" in failures(*here, SANDBOX_IMAGE="no/such")["image"]
+    unreachable = {"MODEL": "openai:x", "MODEL_BASE_URL": f"http://127.0.0.1:{free_port()}/v1"}
+    assert "reaches MODEL_BASE_URL" in failures(*here, **unreachable)["model"]
+
+
+def test_doctor_knows_a_warren_that_answers_on_the_port(data_dir: Path) -> None:
+    with ChildServer(data_dir) as child:
+        place = ("--data-dir", str(data_dir), "--port", str(child.port))
+        for host in ("127.0.0.1", "0.0.0.0"):
+            shown = warren("doctor", *place, "--host", host)
+            assert shown.returncode == 0, shown.stdout
+            assert "a Warren answers there" in shown.stdout
+
+
 def test_the_launcher_is_plain_posix_shell() -> None:
     shell = shutil.which("dash") or "sh"
     assert subprocess.run([shell, "-n", str(PROJECT / "warren")], check=False).returncode == 0
