@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, cast
@@ -153,8 +154,9 @@ def _init(
         raise ModelSettingsError(f"MODEL={provider}:{name}: {reasons}") from None
     except Exception as error:
         # LangChain names the package to install, or the providers that there are; a provider's package says
-        # what it misses, in an exception of its own.
-        raise ModelSettingsError(f"MODEL={provider}:{name}: {error}") from error
+        # what it misses, in an exception of its own. Here uv keeps the environment.
+        reason = re.sub("pip install (-U |--upgrade )?", "uv add ", str(error))
+        raise ModelSettingsError(f"MODEL={provider}:{name}: {reason}") from error
     return model
 
 

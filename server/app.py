@@ -42,6 +42,11 @@ async def root() -> dict[str, object]:
         "endpoints": {
             "register": "POST /api/auth/register",
             "login": "POST /api/auth/login",
+            "me": "GET /api/auth/me",
+            "password": "POST /api/auth/password",
+            "logout everywhere": "POST /api/auth/logout-everywhere",
+            "keys": "GET, POST /api/auth/keys; DELETE /api/auth/keys/{id}",
+            "audit": "GET /api/audit",
             "sessions": "GET, POST /api/sessions; GET, DELETE /api/sessions/{id}",
             "cancel": "POST /api/sessions/{id}/cancel",
             "chat": "POST /api/chat/{id}",

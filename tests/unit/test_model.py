@@ -238,6 +238,11 @@ def test_a_compatible_server_has_an_explicit_window(setting: int | None, expecte
     assert build_model(settings).profile == {"max_input_tokens": expected}
 
 
+def test_a_package_that_is_missing_is_added_to_the_project() -> None:
+    with pytest.raises(ModelSettingsError, match="`uv add langchain-groq`"):
+        build_model(AgentSettings(model="groq:x", model_api_key=SecretStr(SECRET)))
+
+
 # --- probe -------------------------------------------------------------------------------------------
 
 

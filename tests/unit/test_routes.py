@@ -1,7 +1,11 @@
 """A request matches the route that the platform would serve, whatever its method."""
 
+import re
+from typing import Any
+
 import pytest
 
+from server.app import root
 from server.routes import ALLOWED, PUBLIC, REFUSED_IN_STREAM, match
 
 
@@ -28,3 +32,12 @@ def test_nobody_subscribes_to_anothers_run() -> None:
     subscribing = {path for _, path in ALLOWED if path.startswith("/threads/{uuid}/runs/{uuid}/")}
     assert len(subscribing) == 3
     assert subscribing <= REFUSED_IN_STREAM
+
+
+async def test_the_root_lists_every_route_of_warrens_own() -> None:
+    listed: Any = (await root())["endpoints"]
+    offers = [offer for value in listed.values() for offer in value.split("; ")]
+    for method, path in ALLOWED:
+        if path.startswith("/api/"):
+            shown = re.sub("{[a-z]+}", "{id}", path)
+            assert any(offer.endswith(f" {shown}") and method in offer for offer in offers), (method, path)

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from auth import secret
 from auth import settings as auth_settings
 from server import settings, studio
+from server.lifespan import _warn_of_studio
 from server.origins import STUDIO_ORIGIN
 
 
@@ -112,3 +114,15 @@ async def test_a_user_who_may_not_log_in_cannot_be_acted_for(monkeypatch: pytest
     monkeypatch.setenv("STUDIO_USER", "nobody")
     settings.get_settings.cache_clear()
     assert await studio.credentials(studio_request()) is None
+
+
+@pytest.mark.parametrize(("name", "warning"), [("nobody", "names nobody"), ("alice", "acts as that user")])
+async def test_the_log_says_whom_studio_acts_as(
+    name: str, warning: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STUDIO_USER", name)
+    settings.get_settings.cache_clear()
+    with capture_logs() as logged:
+        await _warn_of_studio()
+    assert [entry["username"] for entry in logged if warning in entry["event"]] == [name]
+    assert len(logged) == 1
