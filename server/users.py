@@ -27,7 +27,8 @@ def users(options: argparse.Namespace) -> int:
     """Carry out a sub-command. Returns the exit code."""
     try:
         act = _act(options)
-        prepare_environment(options.data_dir, may_be_new=False)
+        # Where registration is closed the first user may come before the first start.
+        prepare_environment(options.data_dir, may_be_new=options.users_command == "add")
         asyncio.run(_with_database(act))
     except (AuthError, SetupError, StorageError, OSError, EOFError) as error:
         print(f"warren: {error}", file=sys.stderr)  # noqa: T201 - the command line's output

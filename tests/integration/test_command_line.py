@@ -217,6 +217,21 @@ def test_looking_after_no_server_makes_none(data_dir: Path, command: list[str]) 
     assert list(data_dir.iterdir()) == []
 
 
+def test_a_user_may_be_added_before_the_first_start(data_dir: Path) -> None:
+    added = subprocess.run(
+        [sys.executable, "-m", "server", "users", "add", "first", "--password-stdin", "--data-dir", data_dir],
+        cwd=PROJECT,
+        env=clean_environment(),
+        input="correct horse battery",
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert added.returncode == 0, added.stderr
+    assert "first" in warren("users", "list", "--data-dir", str(data_dir)).stdout
+
+
 @pytest.mark.parametrize("beneath", ["", "below"])
 def test_a_file_is_no_data_directory(data_dir: Path, beneath: str) -> None:
     file = data_dir / "file"
