@@ -34,7 +34,7 @@ def copy_of_warren(jobs: int, *, with_auth: bool) -> Iterator[ChildServer]:
         if not with_auth:
             # Warren would not start without authentication, nor hear anybody.
             _replace(
-                project / "server" / "serve.py",
+                project / "server" / "platform.py",
                 "    return config",
                 '    config["auth"] = None\n    return config',
             )
