@@ -1,11 +1,12 @@
 """Warren's server as it is, and copies of it to measure parts by their absence."""
 
+import asyncio
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from server.child import ChildServer, temporary_data_dir
+from server.child import ChildServer, remove_containers, temporary_data_dir
 from server.serve import PROJECT
 
 _PACKAGES = ("agent", "auth", "sandbox", "server", "storage")
@@ -14,8 +15,12 @@ _PACKAGES = ("agent", "auth", "sandbox", "server", "storage")
 @contextmanager
 def warren(jobs: int) -> Iterator[ChildServer]:
     """Run Warren as it is, on a data directory of its own."""
-    with temporary_data_dir() as data_dir, ChildServer(data_dir, jobs=jobs) as server:
-        yield server
+    with temporary_data_dir() as data_dir:
+        try:
+            with ChildServer(data_dir, jobs=jobs) as server:
+                yield server
+        finally:
+            asyncio.run(remove_containers(data_dir))
 
 
 @contextmanager
