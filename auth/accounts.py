@@ -69,6 +69,8 @@ async def log_in(username: str, password: str) -> tuple[str, int]:
     matches = await verify_password(password, row["password_hash"] if row and usable else None)
     if row is None or not matches:
         raise BadCredentialsError(known_user=username if row else None)
+    # What is remembered may be a second older than this, and refuse the new token.
+    standing.forget(username)
     # The version that was read with the hash: a password changed meanwhile ends this session, too.
     return issue_token(username, row["token_version"])
 
