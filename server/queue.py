@@ -6,7 +6,8 @@ that one user's dozen runs keep everybody else's waiting; its look costs the squ
 wait; and it keeps the rows of all runs there ever were, and reads them all 50 times a second for every open
 thread stream.
 
-This is one of two places where Warren touches the platform's inside (the other is `server.corrections`):
+This is one of the places where Warren touches the platform's inside (`server.corrections`, `replays`,
+`subscribers`, `listings` and `schemas` are the others):
 methods of `langgraph_runtime_inmem.ops`, which the platform looks up on the class at every call. Written
 against `Runs.next`, `put` and `enter`, `Threads.Stream.subscribe` and `queue.queue` of version 0.36.7.
 """
