@@ -16,6 +16,9 @@ Progress = Callable[[str], None]
 
 _TAIL_BYTES = 2000
 
+_PASSED_ON = frozenset({"PATH", "HOME", "LANG", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR"})
+_PROXIES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY"})
+
 
 def can_install() -> bool:
     """Tell whether packages can be installed here: root on Debian or a derivative of it such as Ubuntu."""
@@ -52,7 +55,7 @@ async def run(command: Sequence[str]) -> None:
             stdin=DEVNULL,
             stdout=output,
             stderr=STDOUT,
-            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"},
+            env={**environment(), "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"},
         )
         try:
             status = await process.wait()
@@ -62,6 +65,17 @@ async def run(command: Sequence[str]) -> None:
             raise
         if status != 0:
             raise SandboxError(f"`{' '.join(command)}` failed:\n{await asyncio.to_thread(tail, output)}")
+
+
+def environment() -> dict[str, str]:
+    """Return what a program that may outlive this process sees of the environment: the way to the network.
+
+    None of Warren's secrets, and no directory that goes when a shell or a test ends: an engine whose TMPDIR
+    or XDG_RUNTIME_DIR is gone starts no process in any container.
+    """
+    return {
+        name: value for name, value in os.environ.items() if name in _PASSED_ON or name.upper() in _PROXIES
+    }
 
 
 def tail(file: IO[bytes]) -> str:

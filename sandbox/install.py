@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sandbox.engine import EngineInfo, engine_info
 from sandbox.errors import DockerUnreachableError
-from sandbox.host import Progress, apt_install, can_install, run, tail
+from sandbox.host import Progress, apt_install, can_install, environment, run, tail
 
 _START_SECONDS = 60
 _OTHERS_START_SECONDS = 10
@@ -47,12 +47,16 @@ async def ensure_engine(progress: Progress) -> EngineInfo:
 
 
 def start_daemon(command: list[str], log: Path) -> "subprocess.Popen[bytes]":
-    """Start a program that outlives this process and holds nothing of it: no terminal, pipe or descriptor."""
+    """Start a program that outlives this process and holds nothing of it.
+
+    No terminal, pipe or descriptor, and of the environment only the way to the network.
+    """
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
     with log.open("ab") as output:
         return subprocess.Popen(  # noqa: S603 - a fixed program name
             command,
             cwd="/",
+            env=environment(),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

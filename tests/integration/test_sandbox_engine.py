@@ -74,8 +74,14 @@ def test_an_engine_that_is_started_outlives_its_starter_and_holds_nothing_of_it(
         "import sys; from pathlib import Path; from sandbox.install import start_daemon;"
         "sys.stdout.write(str(start_daemon(['sleep', '60'], Path(sys.argv[1])).pid))"
     )
+    passing = {"TMPDIR": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path), "SECRET_KEY": "of this shell"}
+    way_out = {"PATH": os.environ["PATH"], "https_proxy": "http://127.0.0.1:1"}
     starter = subprocess.run(
-        [sys.executable, "-c", script, str(log)], stdout=subprocess.PIPE, check=True, timeout=30
+        [sys.executable, "-c", script, str(log)],
+        env={**passing, **way_out},
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=30,
     )
     daemon = int(starter.stdout)
     try:
@@ -83,6 +89,8 @@ def test_an_engine_that_is_started_outlives_its_starter_and_holds_nothing_of_it(
         assert held == {"/dev/null", str(log)}
         assert os.getsid(daemon) == daemon
         assert Path(f"/proc/{daemon}/cwd").readlink() == Path("/")
+        seen = Path(f"/proc/{daemon}/environ").read_text().removesuffix("\0").split("\0")
+        assert set(seen) == {f"{name}={value}" for name, value in way_out.items()}
     finally:
         os.kill(daemon, signal.SIGKILL)
 
