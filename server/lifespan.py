@@ -16,7 +16,7 @@ from auth.secret import signing_key
 from sandbox.containers import get_containers
 from sandbox.errors import SandboxError
 from sandbox.lifecycle import get_lifecycle
-from server import corrections, listings, queue, replays, schemas, studio, subscribers
+from server import corrections, event_streams, listings, queue, replays, schemas, studio, subscribers
 from server.assistants import load_assistants
 from server.disabled_users import stop_disabled_users_runs
 from server.restore import ThreadRows
@@ -76,6 +76,7 @@ async def _prepare(app: FastAPI) -> ThreadRows:
     threads.on_deletion(_forget_streams)
     replays.install()
     subscribers.install()
+    event_streams.install()
     rows = app.state.thread_rows = ThreadRows()
     threads.on_deletion(rows.forget)
     await rows.rebuild()

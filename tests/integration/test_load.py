@@ -154,21 +154,28 @@ async def test_a_stream_that_nobody_reads_is_ended_and_its_run_is_not(
         "input": {"messages": [{"role": "user", "content": "ls\n" * 12}]},
         "stream_mode": ["values", "debug"],
     }
-    body = json.dumps(run).encode()
-    head = f"POST /threads/{thread_id}/runs/stream HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-    head += f"Authorization: Bearer {alice.token}\r\nContent-Length: {len(body)}\r\n\r\n"
-    async with connection(server) as (reader, writer), asyncio.timeout(3 * PATIENCE):
-        writer.write(head.encode() + body)
-        await reader.readline()
+
+    def request(path: str, content: dict[str, Any]) -> bytes:
+        body = json.dumps(content).encode()
+        head = f"POST /threads/{thread_id}/{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        head += f"Authorization: Bearer {alice.token}\r\nContent-Length: {len(body)}\r\n\r\n"
+        return head.encode() + body
+
+    async with connection(server) as events, connection(server) as stream, asyncio.timeout(3 * PATIENCE):
+        events[1].write(request("stream/events", {"channels": ["values", "tasks"]}))
+        await events[0].readline()
+        stream[1].write(request("runs/stream", run))
+        await stream[0].readline()
         while (await alice.client.runs.list(thread_id))[0]["status"] in ("pending", "running"):
             await asyncio.sleep(0.1)
         assert (await alice.client.runs.list(thread_id))[0]["status"] == "success"
-        received, end = 0, b""
-        while piece := await reader.read(1 << 20):
-            received += len(piece)
-            end = (end + piece)[-1000:]
-    assert b"SlowReaderError" in end
-    assert received < WAITING_BYTES * 2
+        for reader, _ in (events, stream):
+            received, end = 0, b""
+            while piece := await reader.read(1 << 20):
+                received += len(piece)
+                end = (end + piece)[-1000:]
+            assert 1 << 20 < received < WAITING_BYTES * 2
+        assert b"SlowReaderError" in end
 
 
 async def test_a_search_for_large_threads_comes_in_parts(
