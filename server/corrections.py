@@ -25,23 +25,16 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-import structlog
 from starlette.exceptions import HTTPException
 
 from server.fair_share import ACTIVE
 from server.queue import forget_runs
-from server.runtime import is_in_memory
+from server.runtime import is_in_memory, is_known
 from server.workers import get_workers
-
-KNOWN_RUNTIME = "0.36."
-KNOWN_API = "0.16."
-"""Releases of langgraph-runtime-inmem and langgraph-api that have been read and need this."""
 
 LEAVE_SECONDS = 5.0
 """How long a delete waits for the worker of a run that it has ended: longer than a sandbox's command takes to
 die. What has not ended by then does so by itself, and its rows are gone."""
-
-_log = structlog.stdlib.get_logger(__name__)
 
 
 def install() -> bool:
@@ -52,20 +45,14 @@ def install() -> bool:
     """
     if not is_in_memory():
         return False
-    import langgraph_api  # noqa: PLC0415 - reads the server's environment when imported
-    import langgraph_runtime_inmem  # noqa: PLC0415 - only this runtime has it
-    from langgraph_api._checkpointer import _adapter  # noqa: PLC0415
-    from langgraph_api.auth import custom  # noqa: PLC0415
-    from langgraph_runtime_inmem import ops  # noqa: PLC0415
+    from langgraph_api._checkpointer import _adapter  # noqa: PLC0415 - reads the environment when imported
+    from langgraph_api.auth import custom  # noqa: PLC0415 - as above
+    from langgraph_runtime_inmem import ops  # noqa: PLC0415 - only this runtime has it
 
     adapter = _adapter._CustomCheckpointerAdapter  # noqa: SLF001 - there is no other way to it
     if isinstance(getattr(ops.Threads.delete, "__self__", None), _SafeThreads):
         return True
-    known = langgraph_api.__version__.startswith(KNOWN_API) and (
-        langgraph_runtime_inmem.__version__.startswith(KNOWN_RUNTIME)
-    )
-    if not known or not has_known_shape(ops, adapter):
-        _log.warning("The in-memory runtime is not known and stays uncorrected: see server/corrections.py")
+    if not is_known(has_known_shape, ops, adapter, otherwise="It stays uncorrected"):
         return False
     safe_runs, safe = _SafeRuns(ops), _SafeThreads(ops)
     ops.Runs.cancel = staticmethod(safe_runs.cancel)

@@ -12,13 +12,8 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import structlog
-
 from server.listings import size_of_json
-from server.runtime import is_in_memory
-
-KNOWN_API = "0.16."
-"""Releases of langgraph-api that have been read and need this."""
+from server.runtime import is_in_memory, is_known
 
 UNSENT_BYTES = 4 << 20
 """What may lie ready for one client before the next event is taken; a single event may be larger."""
@@ -29,8 +24,6 @@ LOOK_SECONDS = 0.02
 Event = dict[str, Any]
 Sink = Callable[[Event], Awaitable[None]]
 
-_log = structlog.stdlib.get_logger(__name__)
-
 
 def install() -> bool:
     """Put the bound in place. Safe to call again.
@@ -40,16 +33,13 @@ def install() -> bool:
     """
     if not is_in_memory():
         return False
-    import langgraph_api  # noqa: PLC0415 - reads the server's environment when imported
-    from langgraph_api.api import event_streaming  # noqa: PLC0415 - as above
+    from langgraph_api.api import event_streaming  # noqa: PLC0415 - reads the environment when imported
     from langgraph_api.event_streaming import session  # noqa: PLC0415 - as above
 
     make = event_streaming._make_manager  # noqa: SLF001 - there is no other way to it
     if getattr(make, "__module__", None) == __name__:
         return True
-    known = langgraph_api.__version__.startswith(KNOWN_API)
-    if not known or list(inspect.signature(make).parameters) != ["thread_id", "send_event", "headers"]:
-        _log.warning("The platform is not known, event streams are not bounded: see server/event_streams.py")
+    if not is_known(has_known_shape, event_streaming, session, otherwise="Event streams are not bounded"):
         return False
 
     def make_manager(thread_id: str, send_event: Sink | None = None, **options: Any) -> Any:
@@ -58,6 +48,14 @@ def install() -> bool:
     event_streaming._make_manager = make_manager  # noqa: SLF001 - as above
     session.LSD_PROTOCOL_V2_BUFFER_SIZE = 1
     return True
+
+
+def has_known_shape(event_streaming: Any, session: Any) -> bool:
+    """Tell whether what is replaced still is what it was."""
+    parameters = inspect.signature(event_streaming._make_manager).parameters  # noqa: SLF001 - as above
+    return list(parameters) == ["thread_id", "send_event", "headers"] and isinstance(
+        session.LSD_PROTOCOL_V2_BUFFER_SIZE, int
+    )
 
 
 def patient(sink: Sink) -> Sink:

@@ -15,15 +15,10 @@ from functools import partial
 from itertools import accumulate, takewhile
 from typing import Any
 
-import structlog
 from starlette.exceptions import HTTPException
 
 from auth.bounds import MAX_IDS
-from server.runtime import is_in_memory
-
-KNOWN_RUNTIME = "0.36."
-KNOWN_API = "0.16."
-"""Releases of langgraph-runtime-inmem and langgraph-api that have been read and need this."""
+from server.runtime import is_in_memory, is_known
 
 ANSWER_BYTES = 32 << 20
 """Of all rows of an answer but its first, about, and as many as a thread's history has at a time. What JSON
@@ -39,8 +34,6 @@ writing about so much text, measured with messages."""
 
 _NEXT, _TOTAL = "X-Pagination-Next", "X-Pagination-Total"
 
-_log = structlog.stdlib.get_logger(__name__)
-
 
 def install() -> bool:
     """Put the bounds in place. Safe to call again.
@@ -50,18 +43,12 @@ def install() -> bool:
     """
     if not is_in_memory():
         return False
-    import langgraph_api  # noqa: PLC0415 - reads the server's environment when imported
-    import langgraph_runtime_inmem  # noqa: PLC0415 - only this runtime has it
-    from langgraph_api.api import runs, threads  # noqa: PLC0415 - as above
-    from langgraph_runtime_inmem import ops  # noqa: PLC0415 - as above
+    from langgraph_api.api import runs, threads  # noqa: PLC0415 - reads the environment when imported
+    from langgraph_runtime_inmem import ops  # noqa: PLC0415 - only this runtime has it
 
     if isinstance(threads.ApiResponse, partial):
         return True
-    known = langgraph_api.__version__.startswith(KNOWN_API) and (
-        langgraph_runtime_inmem.__version__.startswith(KNOWN_RUNTIME)
-    )
-    if not known or not has_known_shape(ops, runs, threads):
-        _log.warning("The in-memory runtime is not known, lists are not bounded: see server/listings.py")
+    if not is_known(has_known_shape, ops, runs, threads, otherwise="Lists are not bounded"):
         return False
     ops.Threads.search = staticmethod(partial(_search_threads, ops.Threads.search))
     ops.Runs.search = staticmethod(partial(_search_runs, ops.Runs.search))

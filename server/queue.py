@@ -6,15 +6,13 @@ that one user's dozen runs keep everybody else's waiting; its look costs the squ
 wait; and it keeps the rows of all runs there ever were, and reads them all 50 times a second for every open
 thread stream.
 
-This is one of the places where Warren touches the platform's inside (`server.corrections`, `replays`,
-`subscribers`, `listings` and `schemas` are the others):
-methods of `langgraph_runtime_inmem.ops`, which the platform looks up on the class at every call. Written
-against `Runs.next`, `put` and `enter`, `Threads.Stream.subscribe` and `queue.queue` of version 0.36.7.
+What is replaced are methods of `langgraph_runtime_inmem.ops`, which the platform looks up on the class at
+every call. Written against `Runs.next`, `put` and `enter`, `Threads.Stream.subscribe` and `queue.queue` of
+version 0.36.7.
 """
 
 import asyncio
 import inspect
-import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
@@ -26,10 +24,8 @@ import structlog
 from starlette.exceptions import HTTPException
 
 from server.fair_share import MAX_RUNS, active_runs_of, ended_too_long_ago, owner_of, share, startable
+from server.runtime import is_in_memory, is_known
 from server.workers import get_workers
-
-KNOWN_VERSIONS = "0.36."
-"""Releases of langgraph-runtime-inmem whose queue is known to work this way."""
 
 POLL_SECONDS = 0.5
 """The runtime's own pause between two looks. It stays the longest pause: nothing rings for a run whose
@@ -55,10 +51,10 @@ def install(*, wake: bool = True, most_each: int | None = None) -> bool:
     Returns:
         whether they are in place.
     """
-    if os.environ.get("LANGGRAPH_RUNTIME_EDITION") != "inmem":
+    if not is_in_memory():
         return False
     from langgraph_api import config  # noqa: PLC0415 - reads the server's environment when imported
-    from langgraph_runtime_inmem import __version__, ops  # noqa: PLC0415
+    from langgraph_runtime_inmem import ops  # noqa: PLC0415 - only this runtime has it
 
     runs = ops.Runs
     if isinstance(getattr(runs.next, "__self__", None), _FairQueue):
@@ -66,13 +62,9 @@ def install(*, wake: bool = True, most_each: int | None = None) -> bool:
     if config.BG_JOB_ISOLATED_LOOPS:
         logger.warning("The queue is left as it is: BG_JOB_ISOLATED_LOOPS runs each job on a loop of its own")
         return False
-    if not __version__.startswith(KNOWN_VERSIONS) or not _has_known_shape(ops):
-        logger.warning(
-            "The queue is left as it is: this langgraph-runtime-inmem is not known. "
-            "Runs start up to 1 s late, and one user may occupy all workers",
-            version=__version__,
-            known=KNOWN_VERSIONS + "*",
-        )
+    if not is_known(
+        has_known_shape, ops, otherwise="Runs start up to 1 s late, and one user may occupy all workers"
+    ):
         return False
     queue = _FairQueue(ops, Bell() if wake else _SilentBell(), share(config.N_JOBS_PER_WORKER, most_each))
     for name in ("next", "put", "enter"):
@@ -81,26 +73,23 @@ def install(*, wake: bool = True, most_each: int | None = None) -> bool:
     return True
 
 
-def _has_known_shape(ops: Any) -> bool:
-    try:
-        runs = ops.Runs
-        next_, put, enter = (inspect.getattr_static(runs, name) for name in ("next", "put", "enter"))
-        put_parameters = inspect.signature(put).parameters
-        return (
-            isinstance(next_, staticmethod)
-            and inspect.isasyncgenfunction(next_.__func__)
-            and list(inspect.signature(next_).parameters) == ["wait", "limit"]
-            and isinstance(put, staticmethod)
-            and inspect.iscoroutinefunction(put.__func__)
-            and next(iter(put_parameters)) == "conn"
-            and {put_parameters[name].kind for name in ("thread_id", "user_id")}
-            == {inspect.Parameter.KEYWORD_ONLY}
-            and list(inspect.signature(enter).parameters) == ["run_id", "thread_id", "loop", "resumable"]
-            and list(inspect.signature(ops.Threads.Stream.subscribe).parameters)
-            == ["conn", "thread_id", "seen_runs"]
-        )
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return False
+def has_known_shape(ops: Any) -> bool:
+    """Tell whether what is replaced still is what it was."""
+    next_, put, enter = (inspect.getattr_static(ops.Runs, name) for name in ("next", "put", "enter"))
+    put_parameters = inspect.signature(put).parameters
+    return (
+        isinstance(next_, staticmethod)
+        and inspect.isasyncgenfunction(next_.__func__)
+        and list(inspect.signature(next_).parameters) == ["wait", "limit"]
+        and isinstance(put, staticmethod)
+        and inspect.iscoroutinefunction(put.__func__)
+        and next(iter(put_parameters)) == "conn"
+        and {put_parameters[name].kind for name in ("thread_id", "user_id")}
+        == {inspect.Parameter.KEYWORD_ONLY}
+        and list(inspect.signature(enter).parameters) == ["run_id", "thread_id", "loop", "resumable"]
+        and list(inspect.signature(ops.Threads.Stream.subscribe).parameters)
+        == ["conn", "thread_id", "seen_runs"]
+    )
 
 
 class Bell:

@@ -11,12 +11,7 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import structlog
-
-KNOWN_API = "0.16."
-"""Releases of langgraph-api that have been read and make them anew."""
-
-_log = structlog.stdlib.get_logger(__name__)
+from server.runtime import is_known
 
 
 def install() -> bool:
@@ -25,13 +20,11 @@ def install() -> bool:
     Returns:
         whether they are; an unknown version or shape is left alone with a warning.
     """
-    import langgraph_api  # noqa: PLC0415 - reads the server's environment when imported
-    from langgraph_api.api import assistants  # noqa: PLC0415 - as above
+    from langgraph_api.api import assistants  # noqa: PLC0415 - reads the environment when imported
 
     if isinstance(assistants._graph_schemas, _Remembered):  # noqa: SLF001 - there is no other way to it
         return True
-    if not langgraph_api.__version__.startswith(KNOWN_API) or not has_known_shape(assistants):
-        _log.warning("How the platform makes schemas is not known, and stays slow: see server/schemas.py")
+    if not is_known(has_known_shape, assistants, otherwise="Its schemas are made anew for every request"):
         return False
     assistants._graph_schemas = _Remembered(assistants._graph_schemas)  # noqa: SLF001 - as above
     return True

@@ -17,13 +17,8 @@ from typing import Any, Self
 from uuid import UUID
 from weakref import WeakSet
 
-import structlog
-
 from server.replays import Event, size_of
-from server.runtime import is_in_memory
-
-KNOWN_RUNTIME = "0.36."
-"""Releases of langgraph-runtime-inmem that have been read and need this."""
+from server.runtime import is_in_memory, is_known
 
 WAITING_BYTES = 16 << 20
 """What may wait for one subscriber; a single message may be larger."""
@@ -34,8 +29,6 @@ ALL_WAITING_BYTES = 256 << 20
 PATIENCE_SECONDS = 5.0
 """How long a run waits for a subscriber that has as much waiting as it may. A large thread's state of 8 MB,
 of which each step sends several, passes through a line of 20 Mbit/s meanwhile."""
-
-_log = structlog.stdlib.get_logger(__name__)
 
 
 class SlowReaderError(RuntimeError):
@@ -185,15 +178,12 @@ def install() -> bool:
     """
     if not is_in_memory():
         return False
-    import langgraph_runtime_inmem  # noqa: PLC0415 - only this runtime has it
-    from langgraph_runtime_inmem.inmem_stream import get_stream_manager  # noqa: PLC0415 - as above
+    from langgraph_runtime_inmem.inmem_stream import get_stream_manager  # noqa: PLC0415 - only this runtime
 
     manager = get_stream_manager()
     if isinstance(getattr(manager.add_queue, "__self__", None), Subscribers):
         return True
-    known = langgraph_runtime_inmem.__version__.startswith(KNOWN_RUNTIME)
-    if not known or not has_known_shape(manager):
-        _log.warning("The in-memory runtime is not known, streams are not bounded: see server/subscribers.py")
+    if not is_known(has_known_shape, manager, otherwise="Streams are not bounded"):
         return False
     subscribers = Subscribers(manager)
     for name in ("add_queue", "add_thread_stream", "remove_queue"):

@@ -22,8 +22,7 @@ What server/corrections.py replaces has changed upstream. Read `ops.Threads.dele
 `ops.Runs.cancel` and `delete`, `ops.listen_for_cancellation`, `_adapter._CustomCheckpointerAdapter` and
 `CustomAuthBackend.authenticate` again: if the rows are now found again after what is awaited, the worker of
 every deleted or cancelled run is told, aget_delta_channel_history is forwarded, or nothing is logged for
-every request, delete that correction; else adapt it, then KNOWN_RUNTIME or KNOWN_API there and READ_BY_US
-here.
+every request, delete that correction; else adapt it, then READ_BY_US here.
 Now it is """
 
 

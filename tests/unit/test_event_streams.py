@@ -16,7 +16,7 @@ READ_BY_US = "ff438bc5812cc50a"
 UPSTREAM_CHANGED = """
 What server/event_streams.py relies on has changed upstream. Read `_thread_events` and `_make_manager` of
 langgraph_api/api/event_streaming.py again, and who reads `EventStreamingSession._buffer`: if what waits for a
-client is bounded, delete the correction; else adapt it, then KNOWN_API there and READ_BY_US here.
+client is bounded, delete the correction; else adapt it, then READ_BY_US here.
 Now it is """
 EVENT = {"params": "a" * (UNSENT_BYTES // 2)}
 

@@ -17,7 +17,7 @@ READ_BY_US = "b120e72dbdab17ee"
 UPSTREAM_CHANGED = """
 What server/listings.py replaces, or what uses it, has changed upstream. Read `search_threads`, `list_runs`,
 `get_pagination_headers`, `ops.Threads.search` and `ops.Runs.search` again: if an answer's size is now
-bounded, delete the correction; else adapt it, then KNOWN_RUNTIME or KNOWN_API there and READ_BY_US here.
+bounded, delete the correction; else adapt it, then READ_BY_US here.
 Now it is """
 MB = "a" * 1_000_000
 

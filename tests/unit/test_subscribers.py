@@ -18,8 +18,8 @@ READ_BY_US = "72831b9aefd8b87e"
 UPSTREAM_CHANGED = """
 What server/subscribers.py replaces, or what uses it, has changed upstream. Read `StreamManager` and
 `ContextQueue` of inmem_stream.py again, `ops.Runs.Stream` and `ops.Threads.Stream`: if a queue is now
-unregistered when its subscriber leaves, and bounded, delete the correction; else adapt it, then KNOWN_RUNTIME
-there and READ_BY_US here.
+unregistered when its subscriber leaves, and bounded, delete the correction; else adapt it, then
+READ_BY_US here.
 Now it is """
 
 MESSAGE = b"a" * (1 << 20)
