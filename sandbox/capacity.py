@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 from uuid import UUID, uuid4
@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 Act = Callable[[SessionId], Awaitable[bool]]
 """Pauses or removes a sandbox's container. Tells whether there is one afterwards."""
+
+Hold = Callable[[set[UUID]], AbstractAsyncContextManager[Held | None]]
+"""Holds a sandbox of the ledger for the length of a block, none of those given; None when there is none."""
 
 _NOTE_SECONDS = 5
 _NOTES_UNTIL_SETTLED = 3
@@ -110,13 +113,7 @@ class Capacity:
     async def pause_all(self, pause: Act) -> None:
         """Pause what nobody else is busy with: when this process has ended nobody looks after it."""
         ledger = await self.ledger()
-        passed_over: set[UUID] = set()
-        while True:
-            async with ledger.hold_idle("", own=False, busy=self._uses.busy() | passed_over) as held:
-                if held is None:
-                    return
-                passed_over.add(held.entry.thread_id)
-                await self._settle(held, pause)
+        await self._settle_each(lambda busy: ledger.hold_idle("", own=False, busy=busy), pause)
 
     async def unattended(self) -> list[SessionId]:
         """Return the running sandboxes that no process has been busy with of late."""
@@ -147,15 +144,9 @@ class Capacity:
             DockerUnreachableError: the engine does not answer.
         """
         ledger = await self.ledger()
-        passed_over: set[UUID] = set()
-        settled = 0
-        while True:
-            busy = self._uses.busy() | passed_over
-            async with ledger.hold_unused(unused, running=running, busy=busy) as held:
-                if held is None:
-                    return settled
-                passed_over.add(held.entry.thread_id)
-                settled += await self._settle(held, act)
+        return await self._settle_each(
+            lambda busy: ledger.hold_unused(unused, running=running, busy=busy), act
+        )
 
     async def ledger(self) -> Ledger:
         """Return the installation's ledger."""
@@ -168,14 +159,18 @@ class Capacity:
     async def _discard_surplus(self, owner: str, discard: Act) -> None:
         ledger = await self.ledger()
         most = self._settings.sandbox_max_kept_per_user
+        await self._settle_each(lambda busy: ledger.hold_surplus(owner, most, busy=busy), discard)
+
+    async def _settle_each(self, hold: Hold, act: Act) -> int:
+        """Pause or remove one after another until none is left to hold. Returns how many that were."""
         passed_over: set[UUID] = set()
+        settled = 0
         while True:
-            busy = self._uses.busy() | passed_over
-            async with ledger.hold_surplus(owner, most, busy=busy) as held:
+            async with hold(self._uses.busy() | passed_over) as held:
                 if held is None:
-                    return
+                    return settled
                 passed_over.add(held.entry.thread_id)
-                await self._settle(held, discard)
+                settled += await self._settle(held, act)
 
     async def _settle(self, held: Held, act: Act) -> bool:
         session = held.entry.session

@@ -22,7 +22,7 @@ from server.hosts import is_allowed
 from server.load import Load, TooManyRequestsError
 from server.noting import noting_denials, noting_edits
 from server.origins import is_welcome
-from server.payloads import objection, query_objection
+from server.payloads import objection, query_objection, store_search_objection
 from server.requests import (
     Header,
     address_of,
@@ -36,7 +36,6 @@ from server.requests import (
 from server.revocation import end_when_revoked
 from server.settings import ServerSettings, get_settings
 from server.startup import without_traceback
-from server.store_search import objection_to_search
 from storage import threads
 from storage.errors import InvalidThreadIdError, StorageError
 
@@ -210,7 +209,7 @@ def _may_read_metrics(scope: Scope, settings: ServerSettings) -> bool:
 
 
 def _require_prefix(body: bytes) -> None:
-    if problem := objection_to_search(body):
+    if problem := store_search_objection(body):
         raise RefusedError(422, problem)
 
 

@@ -72,6 +72,17 @@ def query_objection(query: bytes) -> str | None:
     return None
 
 
+def store_search_objection(body: bytes) -> str | None:
+    """Return why a search of the store, which must say where to search, is refused; None if it is not."""
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        return None  # whoever parses it says what is wrong
+    if isinstance(content, dict) and content.get("namespace_prefix") is None:
+        return "namespace_prefix must be a list of labels."
+    return None
+
+
 def _problems(content: Any) -> Iterator[str]:
     if _is_too_deep(content):
         yield _TOO_DEEP
