@@ -27,7 +27,12 @@ def main(way_out: Callable[[Reactor], Streams] | None = None) -> None:
 
     Args:
         way_out: Makes what gives the sandbox its connections; None: it has none.
+
+    Raises:
+        SystemExit: this is not the first process of its namespace: what ends commands would stop all others.
     """
+    if os.getpid() != 1:
+        raise SystemExit("The toolbox is for the first process of a sandbox only.")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps what is orphaned
     kernel.rename(b"warren-toolbox")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _GONE = "ZX"
+_AT_REST = "Tt"
 
 
 class Process:
@@ -64,6 +65,23 @@ def every() -> Iterator[Process]:
                 yield process
 
 
+def everything() -> dict[int, Process]:
+    """Return all processes that can be seen, by pid."""
+    return {process.pid: process for process in every()}
+
+
+def newest_pid() -> int:
+    """Return the pid that was given out last in this namespace. While it stays, nothing forks.
+
+    It is the last field of proc(5)'s loadavg. gVisor always has 0 there.
+    """
+    descriptor = os.open("/proc/loadavg", os.O_RDONLY)
+    try:
+        return int(os.read(descriptor, 4096).split()[-1])
+    finally:
+        os.close(descriptor)
+
+
 def signal_all(pids: set[int], number: int) -> None:
     for pid in pids:
         with suppress(OSError):
@@ -73,8 +91,12 @@ def signal_all(pids: set[int], number: int) -> None:
 class Ending:
     """Ends a supervisor and everything below it, a step at a time and without starting any process.
 
-    All are stopped until no new one shows, and killed only then: code that forks as fast as it can is never
-    chased. The supervisor is the last, since whatever loses its parent becomes a child of it.
+    What forks as fast as it can is in no list of processes: it has ended, and its child has begun, before the
+    list is read. So a list counts if nothing has forked meanwhile. If something has, everything in the
+    sandbox is stopped at once, which no fork evades (kill(2) with -1), until the list is read and what is on
+    it is killed. Whatever is not the command's goes on then, some milliseconds later.
+
+    The supervisor is the last to go, since whatever loses its parent becomes a child of it.
 
     Args:
         supervisor: What it was when it had begun, if it still was.
@@ -88,25 +110,45 @@ class Ending:
         self._supervisor = supervisor
         self._began = began
         self._spared = spared
-        self._stopped: set[int] = set()
+        self._killed: set[int] = set()
 
     def step(self) -> bool:
         """Do some milliseconds' work. True: nothing is left."""
-        alive = self._alive()
-        below = alive - {self._supervisor.pid} if self._supervisor else alive
-        new = alive - self._stopped
-        if new:
-            signal_all(new, signal.SIGSTOP)
-            self._stopped |= new
-        elif below:
-            signal_all(below, signal.SIGKILL)
-        else:
-            signal_all(alive, signal.SIGKILL)
+        newest = newest_pid()
+        processes = everything()
+        new = self._alive(processes) - self._killed
+        was_calm = newest_pid() == newest and all(
+            process.parent in processes or process.parent == 0 for process in processes.values()
+        )
+        if was_calm and not (self._killed and new):
+            return self._kill(processes)
+        with suppress(OSError):  # there is nothing that could be stopped
+            os.kill(-1, signal.SIGSTOP)
+        stopped = everything()
+        try:
+            return self._kill(stopped)
+        finally:
+            self._let_go_on(stopped, processes)
+
+    def _kill(self, processes: dict[int, Process]) -> bool:
+        alive = self._alive(processes)
+        supervisor = {self._supervisor.pid} & alive if self._supervisor else set()
+        below = alive - supervisor
+        if not below:
+            signal_all(supervisor, signal.SIGKILL)
             return True
+        signal_all(supervisor, signal.SIGSTOP)  # it would end with its shell, and leave the others to pid 1
+        signal_all(below, signal.SIGKILL)
+        self._killed |= below
         return False
 
-    def _alive(self) -> set[int]:
-        processes = {process.pid: process for process in every()}
+    def _let_go_on(self, stopped: dict[int, Process], before: dict[int, Process]) -> None:
+        """Undo the stopping of everything, but for what somebody else had stopped before."""
+        own = {self._supervisor.pid} if self._supervisor else set()
+        rested = {pid for pid, process in before.items() if process.state in _AT_REST}
+        signal_all(stopped.keys() - own - rested, signal.SIGCONT)
+
+    def _alive(self, processes: dict[int, Process]) -> set[int]:
         roots = {
             pid
             for pid, process in processes.items()

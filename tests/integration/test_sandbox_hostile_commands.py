@@ -60,6 +60,13 @@ DAEMONS = (
 )
 
 
+NEW_PIDS = """
+pid() { read -r _ _ _ _ newest < /proc/loadavg; }
+pid; old=$newest; sleep 0.2; pid; echo $((newest - old))
+"""
+"""Prints how many processes and threads have begun in a fifth of a second."""
+
+
 @pytest.mark.parametrize("end", ["sleep 333", "wait", "while :; do :; done", "kill -STOP $$"])
 async def test_daemons_of_every_kind_after_a_timeout(backend: SandboxBackend, end: str) -> None:
     result = await backend.aexecute(f"echo before; {DAEMONS} {end}", timeout=1)
@@ -84,12 +91,31 @@ async def test_a_fork_bomb_is_cancelled_and_the_others_go_on(
     assert await count(backend, "sleep") == 0
 
 
-async def test_a_swarm_that_respawns_as_it_is_killed(backend: SandboxBackend) -> None:
-    swarm = "import os, time\nwhile True:\n    if os.fork(): os._exit(0)\n    os.setsid()\n"
-    await backend.awrite("/workspace/swarm.py", swarm)
-    result = await backend.aexecute("for i in 1 2 3 4 5 6; do python3 swarm.py & done; sleep 333", timeout=1)
+@pytest.mark.parametrize("size", [1, 6, 40])
+async def test_a_swarm_that_respawns_faster_than_it_can_be_looked_for(
+    backend: SandboxBackend, size: int
+) -> None:
+    swarm = "#include <unistd.h>\nint main() { for (;;) { if (fork()) _exit(0); setsid(); } }\n"
+    await backend.awrite("/workspace/swarm.c", swarm)
+    await backend.aexecute("cc -O2 -o swarm swarm.c")
+    result = await backend.aexecute(f"for i in $(seq {size}); do ./swarm & done; sleep 333", timeout=1)
     assert result.exit_code == 124
-    assert (await backend.aexecute("pgrep -c -f swarm.py")).output == "0\n"
+    # No list of processes shows it for sure, but the pids that it uses up are counted: thousands.
+    assert int((await backend.aexecute(NEW_PIDS)).output) < 20
+
+
+async def test_ending_a_swarm_leaves_other_commands_as_they_were(backend: SandboxBackend) -> None:
+    await backend.aexecute(
+        "(while :; do echo >> ticks; sleep 0.01; done) & sleep 444 & echo $! > awake; "
+        "sleep 444 & echo $! > resting; kill -STOP $!"
+    )
+    bomb = "bomb() { bomb | bomb & }; bomb; sleep 333"
+    assert (await backend.aexecute(bomb, timeout=1)).exit_code == 124
+    states = "for of in awake resting; do cut -d ' ' -f 3 /proc/$(cat $of)/stat; done"
+    assert (await backend.aexecute(states)).output == "S\nT\n"
+    grown = await backend.aexecute("before=$(wc -l < ticks); sleep 0.5; test $(wc -l < ticks) -gt $before")
+    assert grown.exit_code == 0
+    await backend.aexecute("pkill sh; pkill -CONT sleep; pkill sleep")
 
 
 @pytest.mark.parametrize(
@@ -122,7 +148,7 @@ async def test_many_floods_at_once_do_not_hold_up_a_small_call(
     for _ in range(20):
         began = time.perf_counter()
         assert (await backend.als("/workspace")).error is None
-        assert time.perf_counter() - began < 2
+        assert time.perf_counter() - began < 5
     for result in await asyncio.gather(*floods):
         assert result.exit_code == 137
 
@@ -136,12 +162,12 @@ async def test_waiting_for_input_gets_none(backend: SandboxBackend, program: str
 
 
 async def test_a_background_server_stays_and_is_not_waited_for(backend: SandboxBackend) -> None:
-    began = time.perf_counter()
-    result = await backend.aexecute("(while :; do echo noise; sleep 0.01; done) & echo started")
-    assert time.perf_counter() - began < 1
-    assert "started\n" in result.output
-    assert (await backend.aexecute("sleep 0.5; pgrep -c -x sleep")).output != "0\n"
-    await backend.aexecute("pkill -f noise; pkill sleep; pkill sh")
+    server = "while :; do echo noise; echo >> ticks; sleep 0.01; done"
+    result = await backend.aexecute(f"({server}) & echo started", timeout=20)
+    assert (result.exit_code, "started\n" in result.output) == (0, True)
+    grown = await backend.aexecute("before=$(wc -l < ticks); sleep 0.5; test $(wc -l < ticks) -gt $before")
+    assert grown.exit_code == 0
+    await backend.aexecute("pkill sh; pkill sleep")
 
 
 async def test_a_background_flood_stays_and_holds_nothing_up(backend: SandboxBackend) -> None:
@@ -149,8 +175,8 @@ async def test_a_background_flood_stays_and_holds_nothing_up(backend: SandboxBac
     assert await count(backend, "yes") == 1
     for _ in range(10):
         began = time.perf_counter()
-        await backend.als("/workspace")
-        assert time.perf_counter() - began < 1
+        assert (await backend.als("/workspace")).error is None
+        assert time.perf_counter() - began < 5
     await backend.aexecute("pkill yes")
 
 
