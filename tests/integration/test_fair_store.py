@@ -1,7 +1,6 @@
 """What one user does to the store holds nobody else, nor does filling all connections to Postgres."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -91,15 +90,12 @@ async def test_who_asks_and_whose_access_has_ended_is_seen_while_all_connections
     async with stream(http, carol, "runs/stream") as answer, (await get_pool()).connection() as conn:
         async with conn.transaction():
             await conn.execute("LOCK TABLE store")
-            began = time.monotonic()
             path = f"/store/items?namespace={mallory.name}&key=k"
             gets = [asyncio.create_task(http.get(path, headers=mallory.headers)) for _ in range(SEARCHES)]
             await accounts.log_out_everywhere(carol.name)
             await asyncio.sleep(1.1)  # for as long as a look-up is remembered
             await alice.client.threads.get(thread_id)
-            assert time.monotonic() < began + 2
             await asyncio.wait_for(body(answer), CLOSED_SECONDS)
-            assert time.monotonic() < began + TIMEOUT_SECONDS
             assert not [one for one in gets if one.done()]
             refused = await asyncio.wait_for(gets[0], TIMEOUT_SECONDS)
         assert (refused.status_code, "too long" in refused.json()["detail"]) == (503, True)

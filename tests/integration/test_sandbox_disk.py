@@ -351,13 +351,9 @@ async def test_a_toolbox_that_says_nothing_does_not_slow_the_watch(
                 await fake.say(pack(PONG, 0))
             elif kind == REQUEST and parse_json(payload)["operation"] == "exec":
                 await fake.say(pack(BEGUN, number))
-                filling = asyncio.create_task(fill())
-                filling.add_done_callback(lambda _: None)
-
-    async def fill() -> None:
-        await asyncio.sleep(1.5)  # by then it has been asked
-        path = workspaces.path(session) / "file"
-        await asyncio.to_thread(path.write_bytes, bytes(2 * LIMIT_MIB * MIB))
+            elif kind == REQUEST:  # what its deleted files hold, which is never answered
+                path = workspaces.path(session) / "file"
+                await asyncio.to_thread(path.write_bytes, bytes(2 * LIMIT_MIB * MIB))
 
     async with channel_to(play) as channel:
         limits = limits_of(workspaces, channel)
