@@ -194,10 +194,14 @@ class Connection:
             self._fail(request, "there is no such operation")
             return
         job = self._requests[request] = _Job()
-        self._workers.submit(
-            lambda: _outcome(operation, incoming.arguments, bytes(incoming.data)),
-            lambda outcome: self._done(request, job, outcome),
-        )
+
+        def work() -> object:
+            # It may have waited for a worker until nobody wants it any more.
+            if job.is_cancelled:
+                return None
+            return _outcome(operation, incoming.arguments, bytes(incoming.data))
+
+        self._workers.submit(work, lambda outcome: self._done(request, job, outcome))
 
     def _execute(self, request: int, incoming: _Incoming) -> None:
         try:

@@ -347,3 +347,18 @@ async def test_a_failing_registry_is_an_error_result_and_says_nothing_of_the_ins
         await house.containers.close()
     assert result.exit_code == 1
     assert "password" not in result.output
+
+
+async def test_a_file_operation_that_is_cancelled_while_it_waits_for_its_turn_is_not_done(
+    house: Sandboxes, alice: SessionId, backend: SandboxBackend
+) -> None:
+    await backend.aexecute("yes 'a line of text' | head -c 300M > large")
+    with in_run(alice):
+        busy = [asyncio.create_task(backend.agrep("no such text", "/workspace")) for _ in range(8)]
+        await asyncio.sleep(0.1)
+        waiting = asyncio.create_task(backend.awrite("/workspace/unwanted", "text"))
+        await asyncio.sleep(0.1)
+    assert not waiting.done()
+    waiting.cancel()
+    await asyncio.gather(*busy)
+    assert (await backend.aexecute("rm large; ls unwanted")).exit_code == 2
