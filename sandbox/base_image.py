@@ -155,8 +155,9 @@ async def _archive(directory: Path) -> AsyncIterator[bytes]:
     try:
         while chunk := await tar.stdout.read(1 << 16):
             yield chunk
+        if (status := await tar.wait()) != 0:
+            raise SandboxError(f"tar failed with status {status}")
     finally:
         if tar.returncode is None:
-            await tar.wait()
-    if tar.returncode != 0:
-        raise SandboxError(f"tar failed with status {tar.returncode}")
+            tar.kill()
+            await tar.communicate()  # `wait` would wait for somebody to read what is in the pipe
