@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -132,7 +133,8 @@ class Ledger:
     def needs_survey(self, owner: str) -> bool:
         """Tell whether a user's workspaces have not been surveyed for long, and count this as one if so."""
         now = time.monotonic()
-        if self._most_of_user == IMMEASURABLE or now - self._surveyed_at.get(owner, -now) < _SURVEY_SECONDS:
+        last = self._surveyed_at.get(owner, -math.inf)
+        if self._most_of_user == IMMEASURABLE or now - last < _SURVEY_SECONDS:
             return False
         self._surveyed_at[owner] = now
         return True

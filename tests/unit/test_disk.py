@@ -12,8 +12,10 @@ import pytest
 
 from sandbox import disk
 from sandbox.disk import IMMEASURABLE, disk_usage, is_nearly_full
+from sandbox.disk_ledger import Ledger
+from sandbox.settings import SandboxSettings
 from sandbox.toolbox.unlinked import SMALLEST_BYTES, measure_unlinked
-from sandbox.workspace import remove_tree
+from sandbox.workspace import Workspaces, remove_tree
 
 MIB = 1 << 20
 
@@ -229,3 +231,13 @@ def test_a_file_system_without_inodes_is_full(tmp_path: Path, monkeypatch: pytes
         status = SimpleNamespace(**plenty, f_files=files, f_favail=left)
         monkeypatch.setattr(os, "statvfs", lambda _, status=status: status)
         assert is_nearly_full(tmp_path, 1 << 30) == is_full
+
+
+def test_the_first_survey_of_a_user_is_made_even_if_the_machine_has_just_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(SandboxSettings(), Workspaces(tmp_path, tmp_path))
+    monkeypatch.setattr("time.monotonic", lambda: 5.0)
+    assert [ledger.needs_survey("alice") for _ in range(2)] == [True, False]
+    assert ledger.needs_survey("bob")
+    ledger.close()
