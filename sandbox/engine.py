@@ -6,7 +6,7 @@ import os
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,10 +98,10 @@ def docker_address() -> str:
     """
     if host := os.environ.get("DOCKER_HOST"):
         return host
-    rootless = Path(os.environ.get("XDG_RUNTIME_DIR", "/nonexistent")) / "docker.sock"
-    desktop = Path.home() / ".docker" / "run" / "docker.sock"
-    found = next((path for path in (DEFAULT_SOCKET, rootless, desktop) if path.is_socket()), DEFAULT_SOCKET)
-    return f"unix://{found}"
+    usual = [DEFAULT_SOCKET, Path(os.environ.get("XDG_RUNTIME_DIR", "/nonexistent")) / "docker.sock"]
+    with suppress(RuntimeError):  # not every user has a home
+        usual.append(Path.home() / ".docker" / "run" / "docker.sock")
+    return f"unix://{next((path for path in usual if path.is_socket()), DEFAULT_SOCKET)}"
 
 
 async def open_engine() -> Engine:

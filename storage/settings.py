@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 def _default_data_dir() -> Path:
     if os.geteuid() == 0:
         return Path("/var/lib/warren")
-    return Path.home() / ".local" / "state" / "warren"
+    return Path("~/.local/state/warren")
 
 
 def in_full(path: Path) -> Path:

@@ -1,8 +1,11 @@
 """`.env.example` and the settings are one list, with one set of defaults."""
 
+import os
+import pwd
 import re
 import tomllib
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from pydantic import ValidationError
@@ -10,6 +13,7 @@ from pydantic_settings import BaseSettings
 
 from agent.settings import AgentSettings
 from auth.settings import AuthSettings
+from sandbox.engine import docker_address
 from sandbox.settings import SandboxSettings
 from server import __version__
 from server.settings import ServerSettings
@@ -75,3 +79,28 @@ def test_a_tilde_is_the_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(variable, value)
     assert StorageSettings().data_dir == Path("/home/x/d")
     assert SandboxSettings().workspace_root == Path("/home/x/w")
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be a user whom this machine does not know, as a container's often is."""
+    for variable in ("HOME", "WARREN_DATA_DIR", "DOCKER_HOST"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(os, "geteuid", lambda: 4321)
+
+    def unknown(_: int) -> NoReturn:
+        raise KeyError
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
+@pytest.mark.usefixtures("homeless")
+def test_without_a_home_directory_the_data_directory_has_to_be_named() -> None:
+    with pytest.raises(ValidationError, match="no home directory"):
+        StorageSettings()
+    assert StorageSettings(data_dir=Path("/srv/warren")).data_dir == Path("/srv/warren")
+
+
+@pytest.mark.usefixtures("homeless")
+def test_without_a_home_directory_an_engine_is_looked_for_elsewhere() -> None:
+    assert docker_address().startswith("unix:///")
