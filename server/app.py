@@ -1,12 +1,17 @@
 """The custom app that langgraph.json names: Warren's routes, its guard, and what runs beside the platform."""
 
+import logging
+
+import psycopg
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from server import __version__, accounts, audit, chat, keys, sessions
-from server.guard import Guard
+from server.guard import DATABASE_AWAY, Guard
 from server.lifespan import lifespan
-from storage.errors import StoreTooSlowError
+from storage.errors import DatabaseUnreachableError, EmbeddedPostgresError, StoreTooSlowError
+
+logger = logging.getLogger(__name__)
 
 app = FastAPI(
     title="Warren",
@@ -30,6 +35,15 @@ app.include_router(audit.router)
 async def too_slow(_: Request, error: StoreTooSlowError) -> JSONResponse:
     """Answer for the platform's own routes of the store as well."""
     return JSONResponse({"detail": str(error)}, status_code=503)
+
+
+@app.exception_handler(psycopg.OperationalError)
+@app.exception_handler(DatabaseUnreachableError)
+@app.exception_handler(EmbeddedPostgresError)
+async def database_away(_: Request, error: Exception) -> JSONResponse:
+    """Answer for the platform's own routes as well: who owns what is asked there, too."""
+    logger.warning("The database cannot be reached: %s", error)
+    return JSONResponse({"detail": DATABASE_AWAY}, status_code=503)
 
 
 @app.get("/", tags=["meta"])

@@ -7,6 +7,8 @@ platform behind it, authentication included, which is how Warren's routes call i
 import asyncio
 import hmac
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
@@ -68,6 +70,9 @@ _SECURITY_HEADERS: Final[tuple[Header, ...]] = (
 )
 
 
+DATABASE_AWAY = "The database cannot be reached; try again in a moment."
+
+
 class RefusedError(Exception):
     """A request is answered here and goes no further."""
 
@@ -124,10 +129,11 @@ class Guard:
             raise RefusedError(422, problem)
         if (scope["method"], route.template) == routes.SEARCHES_STORE and is_heard:
             _require_prefix(body)
-        if route.template in routes.REFUSED_IN_STREAM and username is not None:
-            await _require_owner(username, routes.thread_of(route, path))
-        if username is not None and (thread_id := _thread_named(route, path)) is not None:
-            await scope["app"].state.thread_rows.restore(thread_id, username)
+        with _asking_the_database():
+            if route.template in routes.REFUSED_IN_STREAM and username is not None:
+                await _require_owner(username, routes.thread_of(route, path))
+            if username is not None and (thread_id := _thread_named(route, path)) is not None:
+                await scope["app"].state.thread_rows.restore(thread_id, username)
         if (scope["method"], route.template) in routes.CHANGES_ASSISTANTS:
             send = saving_assistants(send, partial(authenticate_headers, dict(scope["headers"])))
         if (scope["method"], route.template) == routes.EDITS_STATE and username is not None:
@@ -172,11 +178,18 @@ def _admit(scope: Scope, route: routes.Route) -> str:
 async def _username(scope: Scope) -> str | None:
     """Return who sent a request, None if its headers do not prove it."""
     try:
-        return await authenticate_headers(dict(scope["headers"]))
+        with _asking_the_database():
+            return await authenticate_headers(dict(scope["headers"]))
     except InvalidTokenError:
         return None
+
+
+@contextmanager
+def _asking_the_database() -> Iterator[None]:
+    try:
+        yield
     except (psycopg.OperationalError, StorageError):
-        raise RefusedError(503, "The database cannot be reached; try again in a moment.") from None
+        raise RefusedError(503, DATABASE_AWAY) from None
 
 
 async def _read_body(receive: Receive, path: str, username: str | None) -> bytes:

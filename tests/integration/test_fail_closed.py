@@ -1,20 +1,26 @@
-"""A server whose authentication is broken does not start, and one whose door is open notices."""
+"""A server whose authentication is broken does not start, and one whose door is open notices.
+
+While its database is away it lets nobody in.
+"""
 
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from server.child import clean_environment, free_port, temporary_data_dir
+from server.child import ChildServer, clean_environment, free_port, temporary_data_dir
 from server.selfcheck import OpenDoorError, check_that_doors_are_shut
 from server.serve import PROJECT
+from storage.embedded import EmbeddedPostgres
 
 PACKAGES = ("agent", "auth", "sandbox", "server", "storage")
 
@@ -48,16 +54,20 @@ def serve(project: Path, data_dir: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("file", "text"),
+    ("file", "text", "told"),
     [
-        ("auth/handlers.py", "import nothing_of_that_name\n"),
-        ("auth/handlers.py", "from langgraph_sdk import Auth\nauth = Auth()\n"),
-        ("server/app.py", "raise RuntimeError\n"),
+        ("auth/handlers.py", "import nothing_of_that_name\n", "nothing_of_that_name"),
+        ("auth/handlers.py", "from langgraph_sdk import Auth\nauth = Auth()\n", "authenticat"),
+        ("server/app.py", "raise RuntimeError('no app')\n", "no app"),
     ],
 )
-def test_broken_authentication_stops_the_start(copy: Path, data_dir: Path, file: str, text: str) -> None:
+def test_broken_authentication_stops_the_start(
+    copy: Path, data_dir: Path, file: str, text: str, told: str
+) -> None:
     (copy / file).write_text(text)
-    assert serve(copy, data_dir).returncode != 0
+    ended = serve(copy, data_dir)
+    assert ended.returncode != 0
+    assert told in ended.stdout + ended.stderr
 
 
 def test_authentication_left_out_stops_the_start(copy: Path, data_dir: Path) -> None:
@@ -90,3 +100,36 @@ async def test_the_self_check_notices_that_any_token_will_do() -> None:
 
     with pytest.raises(OpenDoorError):
         await check_that_doors_are_shut(app)
+
+
+def test_nobody_is_let_in_while_the_database_is_away(data_dir: Path) -> None:
+    with temporary_data_dir() as elsewhere:
+        database = EmbeddedPostgres(elsewhere)
+        server = ChildServer(data_dir, {"DATABASE_URL": database.acquire()})
+        with server, httpx.Client(base_url=server.url, timeout=60) as http:
+            account = {"username": "alice", "password": "correct horse battery staple"}
+            http.post("/api/auth/register", json=account).raise_for_status()
+            token = http.post("/api/auth/login", json=account).raise_for_status().json()["access_token"]
+            headers = {"authorization": f"Bearer {token}"}
+            made = http.post("/threads", json={}, headers=headers).raise_for_status()
+            thread = f"/threads/{made.json()['thread_id']}"
+
+            def told(method: str, path: str, body: object) -> httpx.Response:
+                return http.request(method, path, json=body, headers=headers)
+
+            told("GET", thread, None)  # who asks is remembered for a second
+            database.release()
+            attempts = [
+                ("POST", f"{thread}/runs", {"assistant_id": "agent"}),
+                ("POST", "/api/auth/logout-everywhere", None),
+                ("POST", "/api/auth/login", account),
+            ]
+            with ThreadPoolExecutor(len(attempts)) as at_once:
+                answers = at_once.map(lambda attempt: told(*attempt), attempts)
+            assert [answer.status_code for answer in answers] == [503] * len(attempts)
+            assert told("GET", thread, None).status_code == 503
+            assert http.post("/threads/search", json={}).status_code == 401
+            database.acquire()
+            assert http.get(thread, headers=headers).status_code == 200
+            server.stop()
+        database.release()
