@@ -57,7 +57,7 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> 
     deadline = time.monotonic() + _READY_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         try:
-            if httpx.get(f"{url}/ok", timeout=5).is_success:
+            if httpx.get(f"{url}/ok", timeout=5, trust_env=False).is_success:
                 return
         except httpx.TransportError:
             time.sleep(_POLL_SECONDS)

@@ -24,7 +24,7 @@ class Turn:
 async def registered(url: str) -> LangGraphClient:
     """Make an account and return its client."""
     account = {"username": f"bench-{secrets.token_hex(4)}", "password": secrets.token_urlsafe()}
-    async with httpx.AsyncClient(base_url=url, timeout=30) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as http:
         (await http.post("/api/auth/register", json=account)).raise_for_status()
         login = (await http.post("/api/auth/login", json=account)).raise_for_status()
     token = login.json()["access_token"]

@@ -153,7 +153,7 @@ class _Story:
         self._held("she deleted the thread: container, workspace and id are gone for good")
 
     async def _log_in(self, username: str) -> LangGraphClient:
-        async with httpx.AsyncClient(base_url=self._server.url, timeout=30) as http:
+        async with httpx.AsyncClient(base_url=self._server.url, timeout=30, trust_env=False) as http:
             credentials = {"username": username, "password": _PASSWORD}
             (await http.post("/api/auth/register", json=credentials)).raise_for_status()
             login = (await http.post("/api/auth/login", json=credentials)).raise_for_status()

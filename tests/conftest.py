@@ -1,6 +1,7 @@
 """Fixtures: one real server for the whole run, on a temporary data directory, always ended."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from itertools import count
 
@@ -38,6 +39,8 @@ _names = count()
 def pytest_configure() -> None:
     """Keep what a developer has set away from the tests: their database above all."""
     adopt_clean_environment()
+    # Whatever proxy the environment names is not for this machine.
+    os.environ["no_proxy"] = "localhost,127.0.0.1"
 
 
 def _forget_settings() -> None:
