@@ -8,6 +8,7 @@ from pathlib import Path
 import auth.settings
 import storage.settings
 from auth.errors import WeakSecretKeyError
+from storage.directories import make_passable
 
 MIN_KEY_BYTES = 32
 """RFC 7518 §3.2: an HS256 key is at least as long as the hash's output."""
@@ -89,9 +90,10 @@ def _read_or_create(path: Path) -> str:
         return path.read_text().strip()
     except FileNotFoundError:
         pass
-    path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-    temporary = path.with_name(f"{_KEY_FILE}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    make_passable(path.parent)
+    # By chance and not by its pid, which a process in another container may have, too.
+    temporary = path.with_name(f"{_KEY_FILE}.{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_urlsafe(48))
         file.flush()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from server.child import ChildServer, remove_containers, temporary_data_dir
 from server.serve import PROJECT
+from storage.directories import make_passable
 
 _PACKAGES = ("agent", "auth", "sandbox", "server", "storage")
 
@@ -45,8 +46,7 @@ def copy_of_warren(jobs: int, *, with_auth: bool) -> Iterator[ChildServer]:
             )
             _replace(project / "server" / "lifespan.py", "await check_that_doors_are_shut(doors)", "pass")
             _replace(project / "server" / "guard.py", "is_heard = username is not None", "is_heard = True")
-        data_dir.mkdir()
-        data_dir.chmod(0o711)  # whatever the umask
+        make_passable(data_dir)
         with ChildServer(data_dir, jobs=jobs, project=project) as server:
             yield server
 

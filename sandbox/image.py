@@ -17,6 +17,7 @@ from sandbox.engine import Engine, connected
 from sandbox.errors import ImageError
 from sandbox.host import Progress
 from sandbox.settings import get_settings
+from storage.directories import make_passable
 from storage.settings import get_settings as get_storage_settings
 
 REPOSITORY = "warren-sandbox"
@@ -113,7 +114,7 @@ def _context_tar() -> bytes:
 @asynccontextmanager
 async def exclusively(lock: Path, progress: Progress) -> AsyncIterator[None]:
     """Be the only one, of all processes that use this lock file, for the length of a block."""
-    await asyncio.to_thread(lock.parent.mkdir, parents=True, exist_ok=True, mode=0o711)
+    await asyncio.to_thread(make_passable, lock.parent)
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         told = False

@@ -5,6 +5,8 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
+from storage.directories import make_passable
+
 _ID_BYTES = 5
 
 
@@ -17,7 +19,7 @@ def instance_id(data_dir: Path) -> str:
     path = data_dir / "instance"
     with suppress(FileNotFoundError):
         return path.read_text()
-    data_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
+    make_passable(data_dir)
     draft = data_dir / f"instance.{secrets.token_hex(_ID_BYTES)}"
     draft.write_text(secrets.token_hex(_ID_BYTES))
     draft.chmod(0o644)  # whatever the umask

@@ -22,6 +22,7 @@ from sandbox.engine import connected
 from sandbox.instance import instance_id
 from sandbox.spec import INSTANCE_LABEL, THREAD_LABEL
 from server.serve import PROJECT
+from storage.directories import make_passable
 from storage.embedded import EmbeddedPostgres
 
 _READY_SECONDS = 120.0
@@ -115,7 +116,8 @@ class ChildServer:
 
     def _answers(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/ok", timeout=5).is_success
+            # Whatever proxy the environment names is not for this machine.
+            return httpx.get(f"{self.url}/ok", timeout=5, trust_env=False).is_success
         except httpx.TransportError:
             return False
 
@@ -156,8 +158,7 @@ def temporary_data_dir() -> Iterator[Path]:
     Its Postgres is stopped first, which this process may still use or a killed server have left running.
     """
     path = Path(tempfile.gettempdir()) / f"warren-{secrets.token_hex(6)}"
-    path.mkdir()
-    path.chmod(0o711)  # whatever the umask
+    make_passable(path)
     try:
         yield path
     finally:

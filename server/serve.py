@@ -99,11 +99,10 @@ def prepare_environment(data_dir: Path | None, *, may_be_new: bool = True) -> No
 
 
 def _make_directory(directory: Path) -> None:
-    # Postgres and the sandboxes run as other users than root and must pass through; the secrets within
-    # have modes of their own.
+    from storage.directories import make_passable  # noqa: PLC0415 - only once a command needs it
+
     if not directory.exists():
-        directory.mkdir(parents=True)
-        directory.chmod(0o711 if os.geteuid() == 0 else 0o700)  # whatever the umask
+        make_passable(directory)
         say(f"Made the data directory {directory}")
     elif not directory.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))

@@ -27,6 +27,7 @@ from psycopg.pq import PGconn, Ping
 
 from storage import embedded_install as install
 from storage import embedded_processes as processes
+from storage.directories import make_passable
 from storage.embedded_locks import Registration, hold_exclusively
 from storage.errors import EmbeddedPostgresError
 
@@ -174,12 +175,8 @@ class EmbeddedPostgres:
         return account
 
     def _make_directories(self) -> None:
-        account = self._check_account()
-        mode = 0o700 if account.user is None else 0o711
-        for directory in (*reversed(self._data_dir.parents), self._data_dir, self._root):
-            if not directory.exists():
-                directory.mkdir(mode, exist_ok=True)
-                directory.chmod(mode)
+        self._check_account()
+        make_passable(self._root)
 
     def _start_lock(self) -> AbstractContextManager[None]:
         return hold_exclusively(self._root / "start.lock", START_SECONDS)

@@ -5,6 +5,8 @@ import json
 import string
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import jwt
 import pytest
@@ -233,3 +235,14 @@ def test_a_weak_key_is_refused_without_being_quoted(key: str) -> None:
 
 def test_a_random_key_is_strong() -> None:
     check_strength(KEY)
+
+
+def test_servers_that_start_at_once_make_one_key(tmp_path: Path) -> None:
+    """Threads have one pid, as have servers in containers that share a data directory."""
+    with ThreadPoolExecutor(16) as servers:
+        keys = list(servers.map(secret._read_or_create, [tmp_path / "secret_key"] * 64))
+    assert len(set(keys)) == 1
+    check_strength(keys[0])
+    assert [(path.name, path.stat().st_mode & 0o777) for path in tmp_path.iterdir()] == [
+        ("secret_key", 0o600)
+    ]
