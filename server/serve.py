@@ -7,7 +7,6 @@ import signal
 import socket
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 
@@ -170,13 +169,16 @@ def set_up() -> None:
     """
     from agent.model import build_model  # noqa: PLC0415 - heavy: only once a command needs it
 
-    with ThreadPoolExecutor(max_workers=2) as workers:
-        postgres = workers.submit(_set_up_postgres)
-        sandboxes = workers.submit(_set_up_sandboxes)
-        _set_up_key()
-        build_model()
-        postgres.result()
-        sandboxes.result()
+    async def parts() -> None:
+        async with asyncio.TaskGroup() as group:
+            for part in (_set_up_postgres(), _set_up_sandboxes(), asyncio.to_thread(_set_up_key)):
+                group.create_task(part)
+            await asyncio.to_thread(build_model)
+
+    try:
+        asyncio.run(parts())
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None  # what came first has ended the other parts
 
 
 def _set_up_key() -> None:
@@ -188,7 +190,7 @@ def _set_up_key() -> None:
         say(f"Made the key that signs tokens, {after}")
 
 
-def _set_up_postgres() -> None:
+async def _set_up_postgres() -> None:
     from storage.database import close_pool, get_pool  # noqa: PLC0415 - heavy: only once a command needs it
     from storage.schema import applied_within  # noqa: PLC0415
     from storage.settings import get_settings  # noqa: PLC0415
@@ -199,24 +201,20 @@ def _set_up_postgres() -> None:
         say(f"Making the embedded Postgres in {directory}")
     started = time.monotonic()
 
-    async def schema() -> None:
+    try:
         pool = await get_pool()
         async with pool.connection() as conn:
             if await applied_within(conn, time.monotonic() - started):
                 say("Made the tables of this version in Postgres")
+    finally:
         await close_pool()
 
-    asyncio.run(schema())
 
-
-def _set_up_sandboxes() -> None:
+async def _set_up_sandboxes() -> None:
     from sandbox.image import ensure_image  # noqa: PLC0415 - heavy: only once a command needs it
     from sandbox.install import ensure_engine  # noqa: PLC0415
     from sandbox.runtime import check_runtime  # noqa: PLC0415
 
-    async def engine_and_image() -> None:
-        await ensure_engine(say)
-        await check_runtime()
-        await ensure_image(say)
-
-    asyncio.run(engine_and_image())
+    await ensure_engine(say)
+    await check_runtime()
+    await ensure_image(say)

@@ -145,7 +145,8 @@ async def migrate(conn: AsyncConnection[DictRow]) -> None:
         await AsyncPostgresStore(conn).setup()
         await _apply_migrations(conn)
     finally:
-        await conn.execute("SELECT pg_advisory_unlock(%s)", (_LOCK_KEY,))
+        if not conn.closed:  # as it is when it was interrupted; the lock has gone with it
+            await conn.execute("SELECT pg_advisory_unlock(%s)", (_LOCK_KEY,))
 
 
 async def applied_within(conn: AsyncConnection[DictRow], seconds: float) -> bool:

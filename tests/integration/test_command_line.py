@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -274,6 +275,27 @@ def test_sigterm_stops_the_server_and_its_postgres(data_dir: Path) -> None:
     assert not psutil.pid_exists(postmaster)
     # Nor does it leave what the platform pickles: users' messages.
     assert [path for path in (data_dir / "platform").iterdir() if path.is_dir()] == []
+
+
+def test_sigterm_while_the_engine_says_nothing_stops_the_start_and_its_postgres(data_dir: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as engine:
+        engine.bind(str(data_dir / "engine"))
+        engine.listen()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "server", "serve", "--data-dir", data_dir, "--port", str(free_port())],
+            cwd=PROJECT,
+            env={**clean_environment(), "DOCKER_HOST": f"unix://{data_dir / 'engine'}"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        deadline = time.monotonic() + 60
+        while (postmaster := EmbeddedPostgres(data_dir).running_pid()) is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.terminate()
+        _, shown = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in shown) == (0, False)
+    assert not psutil.pid_exists(postmaster)
 
 
 def test_a_server_says_what_it_makes_the_first_time_and_that_it_is_ready(data_dir: Path) -> None:
