@@ -121,8 +121,9 @@ INSERT INTO sandboxes (instance, thread_id, owner, running, used_at)
 VALUES (%(instance)s, %(thread)s, %(owner)s, %(running)s, clock_timestamp()) ON CONFLICT DO NOTHING
 """
 
-_HOLDER_DIES_AFTER = "SET LOCAL idle_in_transaction_session_timeout = '60s'"
-"""A process that was stopped while it held a sandbox must not hold it for ever."""
+_HOLDER_DIES_AFTER = "SET LOCAL idle_in_transaction_session_timeout = '120s'"
+"""A process that was stopped while it held a sandbox must not hold it for ever. An engine may take half of
+this for what is done with the sandbox meanwhile."""
 
 
 class Held:
