@@ -75,19 +75,6 @@ async def log_in(username: str, password: str) -> tuple[str, int]:
     return issue_token(username, row["token_version"])
 
 
-async def token_for(username: str) -> str:
-    """Return a token for a user whom the server itself vouches for.
-
-    Raises:
-        UnknownUserError: if there is no such user, or they are disabled.
-    """
-    found = await standing.of_user(username)
-    if found is None or found.disabled:
-        raise UnknownUserError
-    token, _ = issue_token(username, found.token_version)
-    return token
-
-
 async def log_out_everywhere(username: str) -> None:
     """Make every token of the user invalid. API keys stay."""
     pool = await get_pool()

@@ -54,11 +54,6 @@ async def identify(headers: Headers, *, may_have_expired: bool = False) -> Calle
     return await _by_token(credential, may_have_expired=may_have_expired)
 
 
-def has_credentials(headers: Headers) -> bool:
-    """Tell whether a request tries to prove who it is."""
-    return any(_text(name) in ("authorization", "x-api-key") for name in headers)
-
-
 async def _by_token(text: str, *, may_have_expired: bool) -> Caller:
     token = read_token(text, may_have_expired=may_have_expired)
     user = await standing.of_user(token.username)

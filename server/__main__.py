@@ -19,7 +19,7 @@ DEFAULT_AUDIT_LINES = 50
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    # What follows `test` and a benchmark's name is theirs to read.
+    # What follows `test` is pytest's to read.
     options, rest = _parser().parse_known_args(arguments)
     if rest and options.command != "test":
         _parser().error(f"unrecognized arguments: {' '.join(rest)}")
