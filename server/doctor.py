@@ -165,7 +165,7 @@ async def _image() -> str:
 
 
 async def _postgres() -> str:
-    from storage.database import close_pool, get_pool, release_embedded  # noqa: PLC0415
+    from storage.database import release_embedded, server_version  # noqa: PLC0415
     from storage.embedded import EmbeddedPostgres  # noqa: PLC0415
     from storage.settings import get_settings  # noqa: PLC0415
 
@@ -175,13 +175,9 @@ async def _postgres() -> str:
         await asyncio.to_thread(EmbeddedPostgres(settings.data_dir).check)
         return f"embedded, made at the first start below {settings.data_dir}"
     try:
-        pool = await get_pool()
-        async with pool.connection() as conn:
-            row = await (await conn.execute("SHOW server_version")).fetchone()
-        await close_pool()
+        version = await server_version()
     finally:
         await asyncio.to_thread(release_embedded)
-    version = row["server_version"] if row else "unknown"
     return f"{version}, {'embedded' if embedded else 'at DATABASE_URL'}"
 
 

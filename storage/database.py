@@ -83,6 +83,24 @@ async def close_pool() -> None:
         await pools.urgent.close()
 
 
+async def server_version() -> str:
+    """Ask Postgres for its version, and change nothing in it.
+
+    Raises:
+        DatabaseUnreachableError: as `get_pool`, or this role may not make tables.
+        EmbeddedPostgresError: if the embedded server cannot be started.
+    """
+    async with await _connect(await asyncio.to_thread(connection_string)) as conn:
+        cursor = await conn.execute(
+            "SELECT current_setting('server_version') AS version,"
+            " has_schema_privilege(current_schema(), 'CREATE') AS may_make_tables"
+        )
+        row = await cursor.fetchone()
+    if row is None or not row["may_make_tables"]:
+        raise _without_tables("it may create nothing in its schema")
+    return str(row["version"])
+
+
 def connection_string() -> str:
     """Return how to reach Postgres, starting or adopting the embedded server first if that is the one.
 
@@ -142,24 +160,24 @@ async def _get_pools() -> _Pools:
 
 async def _open_pools() -> _Pools:
     conninfo = await asyncio.to_thread(connection_string)
-    try:
-        conn = await AsyncConnection.connect(
-            conninfo, connect_timeout=_CONNECT_TIMEOUT_SECONDS, **_CONNECTION_OPTIONS
-        )
-    except psycopg.Error as error:
-        raise _unreachable(conninfo, error) from None  # the cause could quote the password
-    async with conn:
+    async with await _connect(conninfo) as conn:
         try:
             await migrate(conn)
         except psycopg.errors.InsufficientPrivilege as error:
-            raise DatabaseUnreachableError(
-                f"Postgres does not let this role make Warren's tables: {error.diag.message_primary}.\n"
-                "Give it the right (GRANT CREATE ON SCHEMA public TO the role), or a database of its own."
-            ) from None
+            raise _without_tables(f"{error.diag.message_primary}") from None
     return _Pools(
         general=await _open_pool(conninfo, 2, get_settings().database_pool_size),
         urgent=await _open_pool(conninfo, 1, URGENT_CONNECTIONS),
     )
+
+
+async def _connect(conninfo: str) -> AsyncConnection[DictRow]:
+    try:
+        return await AsyncConnection.connect(
+            conninfo, connect_timeout=_CONNECT_TIMEOUT_SECONDS, **_CONNECTION_OPTIONS
+        )
+    except psycopg.Error as error:
+        raise _unreachable(conninfo, error) from None  # the cause could quote the password
 
 
 async def _open_pool(conninfo: str, least: int, most: int) -> Pool:
@@ -186,6 +204,13 @@ async def _check(conn: AsyncConnection[DictRow]) -> None:
     poll.register(conn.fileno(), select.POLLIN)
     if poll.poll(0):
         await AsyncConnectionPool.check_connection(conn)
+
+
+def _without_tables(reason: str) -> DatabaseUnreachableError:
+    return DatabaseUnreachableError(
+        f"Postgres does not let this role make Warren's tables: {reason}.\n"
+        "Give it the right (GRANT CREATE ON SCHEMA public TO the role), or a database of its own."
+    )
 
 
 def _unreachable(conninfo: str, error: psycopg.Error) -> DatabaseUnreachableError:

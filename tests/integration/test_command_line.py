@@ -134,9 +134,12 @@ def test_a_role_that_may_make_no_tables_is_told_what_it_lacks(data_dir: Path) ->
     try:
         with psycopg.connect(conninfo, autocommit=True) as conn:
             conn.execute("CREATE ROLE guest LOGIN PASSWORD 'guest'")
-        ended = warren("users", "list", DATABASE_URL=make_conninfo(conninfo, user="guest", password="guest"))
+        as_guest = {"DATABASE_URL": make_conninfo(conninfo, user="guest", password="guest")}
+        ended = warren("users", "list", **as_guest)
+        failed = failures("--data-dir", str(data_dir), **as_guest)
     finally:
         postgres.release()
+    assert "does not let this role make Warren's tables" in failed["postgres"]
     assert ended.returncode == 1
     assert "GRANT CREATE ON SCHEMA public" in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -379,6 +382,18 @@ def test_doctor_sees_that_postgres_could_not_enter(data_dir: Path) -> None:
     failed = failures("--data-dir", str(closed / "new"))
     assert set(failed) == {"postgres"}
     assert f"chmod o+x {closed}" in failed["postgres"]
+
+
+def test_doctor_leaves_a_database_as_it_is(data_dir: Path) -> None:
+    postgres = EmbeddedPostgres(data_dir)
+    conninfo = postgres.acquire()
+    try:
+        assert failures("--data-dir", str(data_dir), DATABASE_URL=conninfo) == {}
+        with psycopg.connect(conninfo) as conn:
+            tables = conn.execute("SELECT count(*) FROM pg_tables WHERE schemaname = current_schema()")
+            assert tables.fetchone() == (0,)
+    finally:
+        postgres.release()
 
 
 def test_doctor_sees_that_everybody_may_write_where_the_secrets_are(data_dir: Path) -> None:
