@@ -1,8 +1,9 @@
-"""uvicorn's HTTP protocol with bounds on what comes before there is a request to judge.
+"""uvicorn's HTTP protocol with bounds on what comes before there is a request to judge, and after its answer.
 
 uvicorn's own reads a head of any length, and joins its pieces in a time that grows with the square of it: one
-anonymous connection that sends a header of 60 MB stops the whole server for ten seconds. It also takes as
-many connections as there are descriptors, of which Postgres and sandboxes need some.
+anonymous connection that sends a header of 60 MB stops the whole server for ten seconds. It takes as many
+connections as there are descriptors, of which Postgres and sandboxes need some. And it keeps an answer for as
+long as its client leaves it unread.
 """
 
 import resource
@@ -21,6 +22,9 @@ MAX_HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 30.0
 """How long a client may take for the head of a request, from its first byte or from connecting."""
 
+STALL_SECONDS = 60.0
+STALL_BYTES = 60 << 10
+"""A client that leaves an answer waiting must take this much of it in each such time, or is left."""
 
 MAX_CONNECTIONS = 4096
 """Connections at once, unless that is more than half of the descriptors that this process may have."""
@@ -42,6 +46,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _has_head = False
     _idle_bytes = 0
     _has_progressed = False
+    _stall: TimerHandle | None = None
+    _unsent = 0
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override] # as uvicorn's
         super().connection_made(transport)
@@ -55,6 +61,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_head()
+        self._end_stall()
         self._open[self._address] -= 1
         if not self._open[self._address]:
             del self._open[self._address]
@@ -90,6 +97,29 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._has_progressed = True
         super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._begin_stall()
+
+    def resume_writing(self) -> None:
+        self._end_stall()
+        super().resume_writing()
+
+    def _begin_stall(self) -> None:
+        self._unsent = self.transport.get_write_buffer_size()
+        self._stall = self.loop.call_later(STALL_SECONDS, self._look_if_read)
+
+    def _look_if_read(self) -> None:
+        if self.transport.get_write_buffer_size() > self._unsent - STALL_BYTES:
+            self.transport.abort()
+        else:
+            self._begin_stall()
+
+    def _end_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
 
     def _begin_head(self) -> None:
         if self._timer is None:

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import uvicorn
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server import http_protocol
 from server.http_protocol import SHARES, BoundedHttpProtocol
 from server.requests import answer
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+LARGE = 32 << 20
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -23,16 +25,23 @@ async def tell_headers(scope: Scope, receive: Receive, send: Send) -> None:
     await answer(send, 200, " ".join(name.decode() for name, _ in scope["headers"]))
 
 
-@pytest.fixture
-async def port() -> AsyncIterator[int]:
-    config = uvicorn.Config(tell_headers, port=0, http=BoundedHttpProtocol, log_level="error", lifespan="off")
+@asynccontextmanager
+async def serving(app: ASGIApp) -> AsyncIterator[int]:
+    """Serve on the port that is given."""
+    config = uvicorn.Config(app, port=0, http=BoundedHttpProtocol, log_level="error", lifespan="off")
     server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve())
+    running = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)
     yield server.servers[0].sockets[0].getsockname()[1]
     server.should_exit = True
-    await serving
+    await running
+
+
+@pytest.fixture
+async def port() -> AsyncIterator[int]:
+    async with serving(tell_headers) as port:
+        yield port
 
 
 @asynccontextmanager
@@ -94,3 +103,29 @@ async def test_a_trailer_adds_no_header(port: int) -> None:
         said = await reader.readuntil(b"}")
     assert b"transfer-encoding" in said
     assert b"x-forwarded-for" not in said
+
+
+async def tell_much(_: Scope, __: Receive, send: Send) -> None:
+    await answer(send, 200, "x" * LARGE)
+
+
+async def test_a_client_that_leaves_its_answer_unread_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: to ask for much and never read it, so that the server keeps it for ever."""
+    monkeypatch.setattr(http_protocol, "STALL_SECONDS", 0.2)
+    async with serving(tell_much) as port, connections(port, 1) as [(reader, writer)]:
+        writer.write(REQUEST)
+        await asyncio.sleep(1)
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await reader.readexactly(LARGE)
+
+
+async def test_a_client_that_reads_slowly_gets_all_of_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "STALL_SECONDS", 0.5)
+    async with serving(tell_much) as port, connections(port, 1) as [(reader, writer)]:
+        writer.write(REQUEST)
+        got = 0
+        while got < LARGE:
+            piece = await asyncio.wait_for(reader.read(512 << 10), 30)
+            assert piece
+            got += len(piece)
+            await asyncio.sleep(0.02)
