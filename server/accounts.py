@@ -21,7 +21,7 @@ from auth.errors import (
 )
 from auth.passwords import MAX_BYTES, MIN_LENGTH
 from auth.settings import get_settings
-from server.bodies import as_request_error, body_schema, read_json
+from server.bodies import FOR_STRANGERS, as_request_error, body_schema, read_json
 from server.refusals import refusals
 from server.requests import address_of
 from storage import audit
@@ -151,7 +151,11 @@ CurrentCaller = Annotated[Caller, Depends(current_caller)]
 LoggedInCaller = Annotated[Caller, Depends(logged_in_caller)]
 
 
-@router.post("/register", openapi_extra=body_schema(Credentials), responses=refusals(400, 403, 422, 429, 503))
+@router.post(
+    "/register",
+    openapi_extra=body_schema(Credentials) | FOR_STRANGERS,
+    responses=refusals(400, 403, 422, 429, 503),
+)
 async def register(request: Request) -> Registered:
     """Create an account."""
     if get_settings().registration == "closed":
@@ -170,7 +174,11 @@ async def register(request: Request) -> Registered:
     return Registered(message="User registered", user_id=credentials.username)
 
 
-@router.post("/login", openapi_extra=body_schema(LoginRequest), responses=refusals(401, 422, 429, 503))
+@router.post(
+    "/login",
+    openapi_extra=body_schema(LoginRequest) | FOR_STRANGERS,
+    responses=refusals(401, 422, 429, 503),
+)
 async def login(request: Request) -> LoggedIn:
     """Exchange a name and a password, as JSON or as an OAuth2 form, for a token.
 

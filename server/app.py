@@ -7,6 +7,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from server import __version__, accounts, audit, chat, keys, sessions
+from server.bodies import FOR_STRANGERS
 from server.guard import DATABASE_AWAY, Guard
 from server.lifespan import lifespan
 from storage.errors import DatabaseUnreachableError, EmbeddedPostgresError, StoreTooSlowError
@@ -46,7 +47,7 @@ async def database_away(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": DATABASE_AWAY}, status_code=503)
 
 
-@app.get("/", tags=["meta"])
+@app.get("/", tags=["meta"], openapi_extra=FOR_STRANGERS)
 async def root() -> dict[str, object]:
     """Say what this is."""
     return {

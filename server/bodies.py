@@ -27,6 +27,10 @@ def as_request_error(error: ValidationError) -> RequestValidationError:
     return RequestValidationError([{**detail, "loc": ("body", *detail["loc"])} for detail in details])
 
 
+FOR_STRANGERS: dict[str, Any] = {"security": []}
+"""The OpenAPI entry of a route that needs no credential."""
+
+
 def body_schema(*models: type[BaseModel]) -> dict[str, Any]:
     """Describe a body that is read by hand, for the route's OpenAPI entry."""
     schemas = [

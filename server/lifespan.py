@@ -16,7 +16,17 @@ from auth.secret import signing_key
 from sandbox.containers import get_containers
 from sandbox.errors import SandboxError
 from sandbox.lifecycle import get_lifecycle
-from server import corrections, event_streams, listings, queue, replays, schemas, studio, subscribers
+from server import (
+    corrections,
+    documentation,
+    event_streams,
+    listings,
+    queue,
+    replays,
+    schemas,
+    studio,
+    subscribers,
+)
 from server.assistants import load_assistants
 from server.disabled_users import stop_disabled_users_runs
 from server.restore import ThreadRows
@@ -70,6 +80,7 @@ async def _prepare(app: FastAPI) -> ThreadRows:
     corrections.install()
     listings.install()
     schemas.install()
+    documentation.install()
     settings = get_settings()
     queue.install(wake=settings.queue_wake, most_each=settings.max_runs_per_user_at_once)
     threads.on_deletion(_remove_sandbox)

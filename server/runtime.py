@@ -1,8 +1,8 @@
 """Which of the platform's runtimes this is, and whether its inside is what has been read.
 
 Where the platform cannot be left as it is, Warren changes its inside from outside: `server.queue`,
-`corrections`, `replays`, `subscribers`, `event_streams`, `listings` and `schemas` do. Tests compare what they
-rely on with the locked releases; a server that meets others leaves them alone.
+`corrections`, `replays`, `subscribers`, `event_streams`, `listings`, `schemas` and `documentation` do. Tests
+compare what they rely on with the locked releases; a server that meets others leaves them alone.
 """
 
 import os

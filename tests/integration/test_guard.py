@@ -8,6 +8,7 @@ import pytest
 import websockets
 
 from server.child import ChildServer
+from server.routes import PUBLIC, match
 from tests.conftest import User
 
 THREAD = str(uuid4())
@@ -76,6 +77,24 @@ async def test_an_odd_id_is_refused(http: httpx.AsyncClient, alice: User, spell:
 @pytest.mark.parametrize("path", ["/", "/ok", "/docs", "/openapi.json", "/info"])
 async def test_what_needs_no_account_is_served_without(http: httpx.AsyncClient, path: str) -> None:
     assert (await http.get(path)).status_code == 200
+
+
+async def test_the_documentation_shows_what_is_served_and_what_a_credential_is(
+    http: httpx.AsyncClient,
+) -> None:
+    document = (await http.get("/openapi.json")).json()
+    operations = {
+        (method.upper(), path): operation
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    }
+    assert [key for key in operations if match(*key) is None] == []
+    assert {("POST", "/threads"), ("GET", "/store/items"), ("POST", "/api/auth/keys")} <= operations.keys()
+    assert "Crons" not in [tag["name"] for tag in document["tags"]]
+    assert document["security"] == [{"token": []}, {"key": []}]
+    assert document["components"]["securitySchemes"].keys() == {"token", "key"}
+    for_strangers = {path for (_, path), operation in operations.items() if operation.get("security") == []}
+    assert for_strangers == PUBLIC - {"/openapi.json", "/metrics"}
 
 
 async def test_browsers_may_ask_from_loopback_and_studio_only(http: httpx.AsyncClient) -> None:
