@@ -18,8 +18,9 @@ from langgraph.graph.state import CompiledStateGraph
 from agent.audit import AuditedApprovals, DecisionLog
 from agent.limits import CallLimits
 from agent.prefetch import SandboxAhead
-from agent.prompt import SUB_AGENT_PROMPT, SYSTEM_PROMPT, WORKSPACE
+from agent.prompt import SUB_AGENT_PROMPT, SYSTEM_PROMPT
 from agent.settings import AgentSettings, get_settings
+from sandbox.spec import WORKSPACE
 from storage import audit
 
 ARTIFACTS_ROOT = f"{WORKSPACE}/.warren"

@@ -1,7 +1,6 @@
 """What the agent and its sub-agents are told about where they are."""
 
-WORKSPACE = "/workspace"
-"""The user's working directory as the sandbox sees it: the only place that outlives the sandbox."""
+from sandbox.spec import WORKSPACE
 
 SYSTEM_PROMPT = f"""\
 You are a coding agent. The user's working directory is {WORKSPACE}; unless told otherwise, work there \

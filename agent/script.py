@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from agent.prompt import WORKSPACE
+from sandbox.spec import WORKSPACE
 
 MAX_STEPS = 100
 """Steps taken from one message; the rest is left out, and the last message says so."""

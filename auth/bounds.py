@@ -56,8 +56,10 @@ MAX_NAMESPACE_DEPTH = 100
 MAX_TTL_MINUTES = 10 * 365 * 24 * 60
 """Ten years. Postgres knows no date after the year 294276."""
 
+ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+"""A NUL as JSON spells it, which Postgres takes in no text. The group is the backslashes before it."""
+
 _FILTER_OPERATORS = frozenset({"$eq", "$ne", "$gt", "$gte", "$lt", "$lte"})
-_ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def check_noted(noted: object, what: str) -> None:
@@ -150,7 +152,7 @@ def _check_json(value: object, what: str, max_depth: int, max_bytes: int) -> Non
         raise _refused(f"{what} nests too deep or holds what is no number.") from None
     if len(_encoded(text, what)) > max_bytes:
         raise _refused(f"{what} is larger than {max_bytes} bytes of JSON.")
-    if "\\u0000" in text and _ESCAPED_NUL.search(text):
+    if "\\u0000" in text and ESCAPED_NUL.search(text):
         raise _refused(f"{what} holds a NUL character, which cannot be stored.")
     # Looking at a large flat value's every member is spared.
     if text.count("[") + text.count("{") > max_depth and _is_deeper(value, max_depth):

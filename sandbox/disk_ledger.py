@@ -66,7 +66,7 @@ class Workspace:
         return self.watch is not None and not self.watch.done()
 
 
-class Ledger:
+class DiskLedger:
     """Measures workspaces, each once at a time, and adds up those of a user."""
 
     def __init__(self, settings: SandboxSettings, workspaces: Workspaces) -> None:

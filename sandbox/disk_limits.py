@@ -18,7 +18,7 @@ from deepagents.backends.protocol import ExecuteResponse
 from sandbox.channel import CANCEL_SECONDS, Channel
 from sandbox.commands import run_command
 from sandbox.disk import IMMEASURABLE, is_nearly_full
-from sandbox.disk_ledger import DISK_NEARLY_FULL, Command, Ledger, Workspace
+from sandbox.disk_ledger import DISK_NEARLY_FULL, Command, DiskLedger, Workspace
 from sandbox.errors import DiskFullError, SandboxError
 from sandbox.replies import number
 from sandbox.settings import SandboxSettings
@@ -59,7 +59,7 @@ class DiskLimits:
         workspaces: Workspaces,
         end: Callable[[SessionId], Awaitable[object]],
     ) -> None:
-        self._ledger = Ledger(settings, workspaces)
+        self._ledger = DiskLedger(settings, workspaces)
         self._root = workspaces.root
         self._watched_seconds = settings.sandbox_idle_seconds + _AFTER_IDLE_SECONDS
         self._end = end

@@ -6,7 +6,6 @@ the change is answered; at the start all are given back. Other runtimes keep the
 
 import asyncio
 import json
-import re
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
@@ -15,12 +14,12 @@ from weakref import WeakValueDictionary
 
 from starlette.types import Message, Send
 
+from auth.bounds import ESCAPED_NUL
 from server.runtime import is_in_memory
 from storage.assistants import AssistantJson, all_assistants, replace_assistants
 
 _SUCCESS = range(200, 300)
 _TIMES = ("created_at", "updated_at")
-_ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
 _saving: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 """By owner: of two changes made at once, what is saved last must be what was read last."""
@@ -90,7 +89,7 @@ def _is_users(row: dict[str, Any]) -> bool:
 
 def _to_json(value: object) -> str:
     # No rule is shown a description, and Postgres would refuse it with a NUL.
-    return _ESCAPED_NUL.sub(r"\1\\ufffd", json.dumps(value, default=str))
+    return ESCAPED_NUL.sub(r"\1\\ufffd", json.dumps(value, default=str))
 
 
 def _from_json(row: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from server.approvals import Decision, DecisionType, pending_approvals, resume_c
 from server.bodies import body_schema, read_json
 from server.events import ChatEvent, chat_events
 from server.refusals import refusals
-from server.sessions import GRAPH_ID, OF_A_SESSION, OwnSession, active_runs, platform
+from server.restore import GRAPH_ID
+from server.sessions import OF_A_SESSION, OwnSession, active_runs, platform
 from server.settings import get_settings
 from server.text import text_of
 

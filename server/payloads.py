@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
+from auth.bounds import ESCAPED_NUL
+
 _UNSERVED: Final = {
     "webhook": "The platform looks up its host before anybody is asked whether it may.",
     "feedback_keys": "They would have the server call a service of LangChain's.",
@@ -26,7 +28,7 @@ _AMOUNTS: Final = frozenset({"limit", "offset"})
 _AMOUNT_DIGITS: Final = 9
 _CHECKPOINT_KEYS: Final = frozenset({"thread_id", "checkpoint_id", "checkpoint_ns", "checkpoint_map"})
 _TOO_DEEP: Final = f"The body has more than {MAX_DEPTH} lists and objects within one another."
-_ESCAPED_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_ESCAPED_NUL: Final = re.compile(ESCAPED_NUL.pattern.encode())
 _WORDS: Final = (
     b"webhook",
     b"feedback_keys",

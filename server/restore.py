@@ -20,6 +20,7 @@ from storage import threads
 from storage.threads import ThreadSummary
 
 GRAPH_ID = "agent"
+"""The graph's name in langgraph.json, and so of the assistant that the platform makes of it."""
 
 _BACKGROUND_LIMIT = 200
 _log = structlog.stdlib.get_logger(__name__)

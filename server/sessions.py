@@ -19,13 +19,13 @@ from auth.errors import InvalidTokenError
 from server.approvals import PendingApproval, pending_approvals
 from server.caller import platform_as_caller
 from server.refusals import refusals
+from server.restore import GRAPH_ID
 from server.text import text_of
 from storage.errors import InvalidSessionIdError
 from storage.ids import SessionId, parse_session_id
 
 router = APIRouter(prefix="/api", tags=["sessions"], responses=refusals(401))
 
-GRAPH_ID = "agent"
 OF_A_SESSION = refusals(403, 404, 422)
 """How a route refuses a session that is another's, unknown or misspelled."""
 

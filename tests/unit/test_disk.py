@@ -12,7 +12,7 @@ import pytest
 
 from sandbox import disk
 from sandbox.disk import IMMEASURABLE, disk_usage, is_nearly_full
-from sandbox.disk_ledger import Ledger
+from sandbox.disk_ledger import DiskLedger
 from sandbox.settings import SandboxSettings
 from sandbox.toolbox.unlinked import SMALLEST_BYTES, measure_unlinked
 from sandbox.workspace import Workspaces, remove_tree
@@ -236,7 +236,7 @@ def test_a_file_system_without_inodes_is_full(tmp_path: Path, monkeypatch: pytes
 def test_the_first_survey_of_a_user_is_made_even_if_the_machine_has_just_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger = Ledger(SandboxSettings(), Workspaces(tmp_path, tmp_path))
+    ledger = DiskLedger(SandboxSettings(), Workspaces(tmp_path, tmp_path))
     monkeypatch.setattr("time.monotonic", lambda: 5.0)
     assert [ledger.needs_survey("alice") for _ in range(2)] == [True, False]
     assert ledger.needs_survey("bob")
