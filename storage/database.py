@@ -187,6 +187,8 @@ async def _open_pool(conninfo: str, least: int, most: int) -> Pool:
         max_size=most,
         kwargs=_CONNECTION_OPTIONS,
         timeout=_WAIT_SECONDS,
+        # Given up then, and tried anew for the next who asks: by default the pauses double for five minutes.
+        reconnect_timeout=_WAIT_SECONDS,
         check=_check,
         open=False,
     )
