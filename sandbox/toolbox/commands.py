@@ -80,7 +80,8 @@ class Command:
         self._ended = reason
         self._timer.cancel()
         self._reactor.forget(self._supervisor.verdict)
-        self._ending = Ending(self._process, self._began, self._supervisors.pids - {self._supervisor.pid})
+        own = {self._supervisor.pid}
+        self._ending = Ending(self._process, self._began, lambda: self._supervisors.pids - own)
         self._step(_ENDING_STEPS)
 
     def pause(self) -> None:
@@ -113,7 +114,10 @@ class Command:
 
     def _exited(self) -> None:
         """Hear what the supervisor has to say, if it is not gone."""
-        verdict = os.read(self._supervisor.verdict, VERDICT.size)
+        try:
+            verdict = os.read(self._supervisor.verdict, VERDICT.size)
+        except BlockingIOError:
+            return
         self._reactor.forget(self._supervisor.verdict)
         if len(verdict) < VERDICT.size:
             self.end(LOST)
@@ -128,7 +132,11 @@ class Command:
             self._timer = self._reactor.later(_DRAIN_SECONDS, self._finish)
 
     def _step(self, left: int) -> None:
-        if self._ending is None or self._ending.step():
+        try:
+            is_done = self._ending is None or self._ending.step()
+        except OSError:  # there may be room again in a moment: what is being ended takes some
+            is_done = False
+        if is_done:
             self._finish()
         elif left:
             self._reactor.later(_STEP_SECONDS, lambda: self._step(left - 1))

@@ -12,26 +12,27 @@ from contextlib import suppress
 
 TYPE_CHECKING = False  # importing `typing` would cost memory
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
-_GONE = "ZX"
 _AT_REST = "Tt"
 
 
 class Process:
     """A process, as /proc/PID/stat has it. `start` is in clock ticks since boot."""
 
-    __slots__ = ("parent", "pid", "start", "state")
+    __slots__ = ("parent", "pid", "start", "state", "threads")
 
-    def __init__(self, pid: int, parent: int, state: str, start: int) -> None:
+    def __init__(self, pid: int, parent: int, state: str, threads: int, start: int) -> None:
         self.pid = pid
         self.parent = parent
         self.state = state
+        self.threads = threads
         self.start = start
 
     @property
     def is_gone(self) -> bool:
-        return self.state in _GONE
+        """Tell whether none of its threads goes on. The state is the first's, which may end before others."""
+        return self.state == "X" or (self.state == "Z" and self.threads <= 1)
 
 
 def now_in_ticks() -> int:
@@ -40,34 +41,37 @@ def now_in_ticks() -> int:
 
 
 def find(pid: int) -> Process | None:
-    """Look a process up."""
+    """Look a process up. None: it is gone, or there is no descriptor left to look."""
+    try:
+        return _read(pid)
+    except OSError:
+        return None
+
+
+def _read(pid: int) -> Process | None:
     try:
         descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
-    except OSError:
+    except FileNotFoundError:
         return None
     try:
         content = os.read(descriptor, 4096)
-    except OSError:
+    except ProcessLookupError:
         return None
     finally:
         os.close(descriptor)
     # The program's name is in parentheses and may contain anything, parentheses too.
     fields = content[content.rfind(b")") + 2 :].split()
-    return Process(pid, int(fields[1]), fields[0].decode(), int(fields[19]))
-
-
-def every() -> Iterator[Process]:
-    """Yield all processes that can be seen."""
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            process = find(int(name))
-            if process is not None:
-                yield process
+    return Process(pid, int(fields[1]), fields[0].decode(), int(fields[17]), int(fields[19]))
 
 
 def everything() -> dict[int, Process]:
-    """Return all processes that can be seen, by pid."""
-    return {process.pid: process for process in every()}
+    """Return all processes that can be seen, by pid.
+
+    Raises:
+        OSError: there is no descriptor or memory left to look.
+    """
+    found = (_read(int(name)) for name in os.listdir("/proc") if name.isdigit())
+    return {process.pid: process for process in found if process is not None}
 
 
 def newest_pid() -> int:
@@ -88,6 +92,11 @@ def signal_all(pids: set[int], number: int) -> None:
             os.kill(pid, number)
 
 
+def _signal_everything(number: int) -> None:
+    with suppress(OSError):  # there is nothing else
+        os.kill(-1, number)
+
+
 class Ending:
     """Ends a supervisor and everything below it, a step at a time and without starting any process.
 
@@ -103,17 +112,21 @@ class Ending:
         began: When the command began, in clock ticks since boot. If the supervisor is gone by itself, for it
             can be killed from within the sandbox, then all that has come to the first process since is ended
             in its place.
-        spared: Pids of the other supervisors.
+        others: Pids of the other supervisors, whenever they have been made.
     """
 
-    def __init__(self, supervisor: Process | None, began: int, spared: set[int]) -> None:
+    def __init__(self, supervisor: Process | None, began: int, others: Callable[[], set[int]]) -> None:
         self._supervisor = supervisor
         self._began = began
-        self._spared = spared
+        self._others = others
         self._killed: set[int] = set()
 
     def step(self) -> bool:
-        """Do some milliseconds' work. True: nothing is left."""
+        """Do some milliseconds' work. True: nothing is left.
+
+        Raises:
+            OSError: there is no descriptor or memory left to look; try again.
+        """
         newest = newest_pid()
         processes = everything()
         new = self._alive(processes) - self._killed
@@ -122,13 +135,22 @@ class Ending:
         )
         if was_calm and not (self._killed and new):
             return self._kill(processes)
-        with suppress(OSError):  # there is nothing that could be stopped
-            os.kill(-1, signal.SIGSTOP)
-        stopped = everything()
+        return self._kill_while_all_is_stopped(processes)
+
+    def _kill_while_all_is_stopped(self, before: dict[int, Process]) -> bool:
+        at_rest = {pid for pid, process in before.items() if process.state in _AT_REST}
+        if self._supervisor is not None:
+            at_rest.add(self._supervisor.pid)
+        _signal_everything(signal.SIGSTOP)
         try:
-            return self._kill(stopped)
-        finally:
-            self._let_go_on(stopped, processes)
+            processes = everything()
+        except OSError:
+            _signal_everything(signal.SIGCONT)
+            signal_all(at_rest, signal.SIGSTOP)
+            raise
+        is_done = self._kill(processes)
+        signal_all(processes.keys() - at_rest, signal.SIGCONT)
+        return is_done
 
     def _kill(self, processes: dict[int, Process]) -> bool:
         alive = self._alive(processes)
@@ -142,17 +164,12 @@ class Ending:
         self._killed |= below
         return False
 
-    def _let_go_on(self, stopped: dict[int, Process], before: dict[int, Process]) -> None:
-        """Undo the stopping of everything, but for what somebody else had stopped before."""
-        own = {self._supervisor.pid} if self._supervisor else set()
-        rested = {pid for pid, process in before.items() if process.state in _AT_REST}
-        signal_all(stopped.keys() - own - rested, signal.SIGCONT)
-
     def _alive(self, processes: dict[int, Process]) -> set[int]:
+        others = self._others()
         roots = {
             pid
             for pid, process in processes.items()
-            if process.parent == 1 and process.start >= self._began and pid not in self._spared
+            if process.parent == 1 and process.start >= self._began and pid not in others
         }
         if self._supervisor is not None:
             supervisor = processes.get(self._supervisor.pid)

@@ -38,7 +38,7 @@ _SHELL = "/bin/sh"
 _SHELL_OOM_SCORE = b"900"
 _OWN_OOM_SCORE = b"500"
 _ORDER = struct.Struct("=IIQ")
-_ORDER_BYTES = 32 << 10  # half of what fits into a pipe that nobody reads
+_ORDER_BYTES = 32 << 10  # half of what usually fits into a pipe that nobody reads
 
 
 class Supervisor:
@@ -67,16 +67,21 @@ class Supervisor:
         for descriptor in (output, verdict, order_end):
             os.close(descriptor)
         os.set_blocking(self.output, False)
+        os.set_blocking(self.verdict, False)
         os.set_blocking(self._order, False)
 
     def give(self, order: Order) -> bool:
-        """Tell it what to run. False: it is gone, for it can be killed from within the sandbox."""
+        """Tell it what to run.
+
+        False: it is gone, for it can be killed from within the sandbox, or its pipe is too small: Linux makes
+        small ones for a user who has many. Forget it, and it ends.
+        """
         text, files, file_bytes = order
+        message = _ORDER.pack(len(text), files, file_bytes) + text
         try:
-            os.write(self._order, _ORDER.pack(len(text), files, file_bytes) + text)
+            return os.write(self._order, message) == len(message)
         except OSError:
             return False
-        return True
 
     def find(self) -> Process | None:
         return find(self.pid)

@@ -60,6 +60,8 @@ DAEMONS = (
 )
 
 
+SWARM = "#include <unistd.h>\nint main() { for (;;) { if (fork()) _exit(0); setsid(); } }\n"
+
 NEW_PIDS = """
 pid() { read -r _ _ _ _ newest < /proc/loadavg; }
 pid; old=$newest; sleep 0.2; pid; echo $((newest - old))
@@ -95,13 +97,56 @@ async def test_a_fork_bomb_is_cancelled_and_the_others_go_on(
 async def test_a_swarm_that_respawns_faster_than_it_can_be_looked_for(
     backend: SandboxBackend, size: int
 ) -> None:
-    swarm = "#include <unistd.h>\nint main() { for (;;) { if (fork()) _exit(0); setsid(); } }\n"
-    await backend.awrite("/workspace/swarm.c", swarm)
+    await backend.awrite("/workspace/swarm.c", SWARM)
     await backend.aexecute("cc -O2 -o swarm swarm.c")
     result = await backend.aexecute(f"for i in $(seq {size}); do ./swarm & done; sleep 333", timeout=1)
     assert result.exit_code == 124
     # No list of processes shows it for sure, but the pids that it uses up are counted: thousands.
     assert int((await backend.aexecute(NEW_PIDS)).output) < 20
+
+
+async def test_a_process_that_looks_gone_since_its_first_thread_is(backend: SandboxBackend) -> None:
+    headless = """
+        #include <pthread.h>
+        #include <stdlib.h>
+        #include <unistd.h>
+        void *go(void *_) { for (;;) system("echo >> ticks"); }
+        int main() { pthread_t t; pthread_create(&t, 0, go, 0); pthread_exit(0); }
+    """
+    await backend.awrite("/workspace/headless.c", headless)
+    await backend.aexecute("cc -o headless headless.c -pthread && : > ticks")
+    assert (await backend.aexecute("./headless & sleep 333", timeout=1)).exit_code == 124
+    grown = await backend.aexecute("before=$(wc -l < ticks); sleep 0.5; echo $before $(wc -l < ticks)")
+    before, after = map(int, grown.output.split())
+    assert 0 < before == after
+
+
+async def test_the_end_of_a_command_without_its_supervisor_is_not_that_of_others(
+    house: Sandboxes, mallory: SessionId, backend: SandboxBackend
+) -> None:
+    await backend.awrite("/workspace/swarm.c", SWARM)
+    await backend.aexecute("cc -O2 -o swarm swarm.c")
+    for _ in range(5):
+        with in_run(mallory):
+            alone = asyncio.create_task(
+                house.backend.aexecute("for i in $(seq 20); do ./swarm & done; kill -9 $PPID; sleep 333")
+            )
+        while not alone.done():
+            assert (await backend.aexecute("echo fine")).output == "fine\n"
+        assert alone.result().exit_code != 0
+    assert int((await backend.aexecute(NEW_PIDS)).output) < 20
+
+
+async def test_a_command_is_given_whole_to_its_shell_though_pipes_have_become_small(
+    backend: SandboxBackend,
+) -> None:
+    """The attack: so many pipes that Linux gives the user small ones from then on."""
+    hoard = "import os, time\n[os.pipe() for _ in range(1100)]\nopen('hoarded', 'w')\ntime.sleep(333)"
+    await backend.aexecute(f'python3 -c "{hoard}" & while [ ! -e hoarded ]; do sleep 0.01; done')
+    for _ in range(3):
+        result = await backend.aexecute(": " + "x" * 20_000 + "\necho done", timeout=20)
+        assert (result.exit_code, result.output) == (0, "done\n")
+    await backend.aexecute("pkill python3")
 
 
 async def test_ending_a_swarm_leaves_other_commands_as_they_were(backend: SandboxBackend) -> None:
