@@ -3,11 +3,13 @@
 import asyncio
 import shutil
 import tempfile
-from asyncio.subprocess import DEVNULL, PIPE
+from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 
+import aiohttp
 from aiodocker.exceptions import DockerError
 
 from sandbox.engine import Engine
@@ -137,27 +139,32 @@ async def _debootstrap(suite: str, directory: Path) -> None:
 
 async def _import(engine: Engine, directory: Path, name: str) -> None:
     repository, _, tag = name.partition(":")
-    await engine.post(
-        "images/create",
-        params={"fromSrc": "-", "repo": repository, "tag": tag},
-        body=_archive(directory),
-        timeout_seconds=_ARCHIVE_TIMEOUT_SECONDS,
-    )
-
-
-async def _archive(directory: Path) -> AsyncIterator[bytes]:
     exclusions = [f"--exclude=./{path}/*" for path in _LEFT_OUT]
     tar = await asyncio.create_subprocess_exec(
         "tar", "--numeric-owner", *exclusions, "-C", str(directory), "-c", ".", stdin=DEVNULL, stdout=PIPE
     )
-    if tar.stdout is None:
-        raise AssertionError("a pipe was asked for")
     try:
-        while chunk := await tar.stdout.read(1 << 16):
-            yield chunk
-        if (status := await tar.wait()) != 0:
-            raise SandboxError(f"tar failed with status {status}")
+        await engine.post(
+            "images/create",
+            params={"fromSrc": "-", "repo": repository, "tag": tag},
+            body=_output(tar),
+            timeout_seconds=_ARCHIVE_TIMEOUT_SECONDS,
+        )
+    except aiohttp.ClientError:
+        if tar.returncode:
+            raise SandboxError(f"tar failed with status {tar.returncode}") from None
+        raise
     finally:
         if tar.returncode is None:
-            tar.kill()
+            with suppress(ProcessLookupError):
+                tar.kill()
             await tar.communicate()  # `wait` would wait for somebody to read what is in the pipe
+
+
+async def _output(tar: Process) -> AsyncIterator[bytes]:
+    if tar.stdout is None:
+        raise AssertionError("a pipe was asked for")
+    while chunk := await tar.stdout.read(1 << 16):
+        yield chunk
+    if await tar.wait() != 0:
+        raise SandboxError("incomplete")  # breaks the request, so that the engine keeps nothing of it

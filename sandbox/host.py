@@ -6,6 +6,7 @@ import platform
 import shutil
 from asyncio.subprocess import DEVNULL, STDOUT
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from tempfile import TemporaryFile
 from typing import IO
 
@@ -60,7 +61,8 @@ async def run(command: Sequence[str]) -> None:
         try:
             status = await process.wait()
         except BaseException:
-            process.kill()
+            with suppress(ProcessLookupError):
+                process.kill()
             await process.wait()
             raise
         if status != 0:
