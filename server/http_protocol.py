@@ -47,7 +47,6 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _idle_bytes = 0
     _has_progressed = False
     _stall: TimerHandle | None = None
-    _unsent = 0
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override] # as uvicorn's
         super().connection_made(transport)
@@ -103,15 +102,28 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._begin_stall()
 
     def resume_writing(self) -> None:
-        self._end_stall()
         super().resume_writing()
+        self._end_stall()
+        if self._has_answered:
+            self._begin_stall()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._begin_stall()
+
+    @property
+    def _has_answered(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
 
     def _begin_stall(self) -> None:
-        self._unsent = self.transport.get_write_buffer_size()
-        self._stall = self.loop.call_later(STALL_SECONDS, self._look_if_read)
+        self._end_stall()
+        if unsent := self.transport.get_write_buffer_size():
+            self._stall = self.loop.call_later(STALL_SECONDS, self._look_if_read, unsent)
 
-    def _look_if_read(self) -> None:
-        if self.transport.get_write_buffer_size() > self._unsent - STALL_BYTES:
+    def _look_if_read(self, unsent: int) -> None:
+        left = self.transport.get_write_buffer_size()
+        # In the middle of an answer a little may be unsent that has just been written.
+        if left > unsent - STALL_BYTES and left and (self.flow.write_paused or self._has_answered):
             self.transport.abort()
         else:
             self._begin_stall()
