@@ -147,7 +147,7 @@ def exit_on_sigterm() -> None:
     # uvicorn raises the signal again once it has shut down; by default that would end the process
     # before Postgres is stopped.
     def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)  # asyncio cancels its tasks then, and they clean up
 
     signal.signal(signal.SIGTERM, interrupt)
 
@@ -170,10 +170,10 @@ def set_up() -> None:
     from agent.model import build_model  # noqa: PLC0415 - heavy: only once a command needs it
 
     async def parts() -> None:
+        in_threads = (asyncio.to_thread(_set_up_key), asyncio.to_thread(build_model))
         async with asyncio.TaskGroup() as group:
-            for part in (_set_up_postgres(), _set_up_sandboxes(), asyncio.to_thread(_set_up_key)):
+            for part in (_set_up_postgres(), _set_up_sandboxes(), *in_threads):
                 group.create_task(part)
-            await asyncio.to_thread(build_model)
 
     try:
         asyncio.run(parts())

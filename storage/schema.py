@@ -134,19 +134,17 @@ async def migrate(conn: AsyncConnection[DictRow]) -> None:
     """Bring the database up to date. Safe to call from any number of processes at once.
 
     Args:
-        conn: an autocommit connection with `dict_row` rows, not shared with other work meanwhile.
+        conn: an autocommit connection with `dict_row` rows, not shared with other work meanwhile. If this
+            fails or is cancelled, close it: it keeps the others waiting for as long as it is open.
     """
     # Polled, since a session that waits inside pg_advisory_lock() holds a snapshot, and the
     # CREATE INDEX CONCURRENTLY of LangGraph's setup() would wait for that one: a deadlock.
     while not await _try_lock(conn):  # noqa: ASYNC110 - it is another process that lets go
         await asyncio.sleep(_LOCK_POLL_SECONDS)
-    try:
-        await AsyncPostgresSaver(conn).setup()
-        await AsyncPostgresStore(conn).setup()
-        await _apply_migrations(conn)
-    finally:
-        if not conn.closed:  # as it is when it was interrupted; the lock has gone with it
-            await conn.execute("SELECT pg_advisory_unlock(%s)", (_LOCK_KEY,))
+    await AsyncPostgresSaver(conn).setup()
+    await AsyncPostgresStore(conn).setup()
+    await _apply_migrations(conn)
+    await conn.execute("SELECT pg_advisory_unlock(%s)", (_LOCK_KEY,))
 
 
 async def applied_within(conn: AsyncConnection[DictRow], seconds: float) -> bool:
