@@ -149,6 +149,8 @@ def exit_on_sigterm() -> None:
     def interrupt(*_: object) -> None:
         signal.raise_signal(signal.SIGINT)  # asyncio cancels its tasks then, and they clean up
 
+    # A script's background job ignores SIGINT; uvicorn would take it all the same.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, interrupt)
 
 
@@ -171,14 +173,20 @@ def set_up() -> None:
 
     async def parts() -> None:
         in_threads = (asyncio.to_thread(_set_up_key), asyncio.to_thread(build_model))
-        async with asyncio.TaskGroup() as group:
-            for part in (_set_up_postgres(), _set_up_sandboxes(), *in_threads):
-                group.create_task(part)
+        tasks = [
+            asyncio.ensure_future(part) for part in (_set_up_postgres(), _set_up_sandboxes(), *in_threads)
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            # How they take it does not matter: a task group would raise that, and not what came first.
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in done:
+            task.result()
 
-    try:
-        asyncio.run(parts())
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None  # what came first has ended the other parts
+    asyncio.run(parts())
 
 
 def _set_up_key() -> None:

@@ -280,12 +280,17 @@ def test_sigterm_stops_the_server_and_its_postgres(data_dir: Path) -> None:
     assert [path for path in (data_dir / "platform").iterdir() if path.is_dir()] == []
 
 
-def test_sigterm_while_the_engine_says_nothing_stops_the_start_and_its_postgres(data_dir: Path) -> None:
+@pytest.mark.parametrize("ignored", ["HUP", "HUP INT"])
+def test_sigterm_while_the_engine_says_nothing_stops_the_start_and_its_postgres(
+    data_dir: Path, ignored: str
+) -> None:
+    """A script's background job ignores SIGINT, too."""
+    serve = [sys.executable, "-m", "server", "serve", "--data-dir", data_dir, "--port", str(free_port())]
     with socket.socket(socket.AF_UNIX) as engine:
         engine.bind(str(data_dir / "engine"))
         engine.listen()
         process = subprocess.Popen(
-            [sys.executable, "-m", "server", "serve", "--data-dir", data_dir, "--port", str(free_port())],
+            ["sh", "-c", f'trap "" {ignored}; exec "$@"', "sh", *serve],
             cwd=PROJECT,
             env={**clean_environment(), "DOCKER_HOST": f"unix://{data_dir / 'engine'}"},
             stderr=subprocess.PIPE,
