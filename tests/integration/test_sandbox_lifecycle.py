@@ -135,7 +135,10 @@ async def test_what_a_server_that_was_killed_has_left_running_is_kept_within_the
     async with processes(tmp_path, 2, sandbox_disk_mb=32) as [killed, next_one]:
         session = killed.thread("mallory")
         go = killed.workspaces.path(session) / "go"
-        fill = "until test -e go; do sleep 0.1; done; head -c 80M /dev/zero > f; sleep 500"
+        # Not at once: what is there when a workspace is first looked at does not count as growth. Not in one
+        # file: that may not be longer than the limit.
+        write = "for i in $(seq 250); do head -c 1M /dev/zero > f$i; sleep 0.05; done"
+        fill = f"until test -e go; do sleep 0.1; done; {write}; sleep 500"
         await killed.run(session, f"setsid sh -c '{fill}' > /dev/null 2>&1 &")
         await killed.containers.close()  # and with it all that it knew
         await unused_for(session, 60)
